@@ -21,7 +21,7 @@ from jaxcnn.arguments import check_path, format_value
 from jaxcnn.augment import Normalizer
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.checkpoint._variables import variables_of
-from jaxcnn.config import ArgumentError, ExperimentConfig
+from jaxcnn.config import ArgumentError, ExperimentConfig, TrainConfig
 from jaxcnn.data import DATASETS, resize_image
 from jaxcnn.data.image_io import (
     ImageError,
@@ -34,7 +34,7 @@ from jaxcnn.data.image_io import (
 from jaxcnn.data.types import DataError, Scale, printable, shorten_names
 from jaxcnn.evaluation import predict
 from jaxcnn.losses import CLASS_LOSSES, LOSSES
-from jaxcnn.models import create_model
+from jaxcnn.models import IMAGE_NETWORKS, MODELS, create_model
 from jaxcnn.models.calling import call, variable_shapes, verify_model
 from jaxcnn.records import CLASSES_FILE, SCALE_FILE, missing_run_message, write_classes
 from jaxcnn.run_log import read_json
@@ -392,15 +392,40 @@ def load_classifier(
 
 def _missing_text(path: Path) -> str:
     """Return the error for a folder without a classifier."""
+    expected = (
+        "write the folder of a finished finetune, or of a run, with config.json and checkpoints"
+    )
     try:
+        if not path.exists():
+            return f"{path} is not there; {expected}"
         names = [file.parent for file in path.glob(f"*/{WEIGHTS_FILE}")]
-        names += [file.parent.parent for file in path.glob("*/checkpoints/lock")]
+        runs = [file.parent.parent for file in path.glob("*/checkpoints/lock")]
+        names += filter(_may_be_classifier, runs)
     except OSError:
         names = []
     return missing_run_message(path, "classifier", names) or (
-        f"{path} holds no {WEIGHTS_FILE}; write the folder of a finished finetune, its --out, or "
-        "of a run, with config.json and checkpoints"
+        f"{path} holds no {WEIGHTS_FILE}; {expected}"
     )
+
+
+def _may_be_classifier(folder: Path) -> bool:
+    """Return whether a run's config can be that of a classifier, of any model."""
+    try:
+        config = ExperimentConfig.load(folder)
+    except ArgumentError:
+        return False
+    if not _may_sort_images(config.loss):
+        return False
+    try:
+        model = create_model(config.model, 2, **config.model_kwargs)
+    except (ArgumentError, TypeError):
+        return True  # a module of the user's own
+    return not isinstance(model, IMAGE_NETWORKS)
+
+
+def _may_sort_images(loss: str) -> bool:
+    """Return whether a recorded loss is one of class labels, or of the user's own."""
+    return loss in CLASS_LOSSES or not (loss in LOSSES or loss.startswith("jaxcnn."))
 
 
 def _read_file(path: Path) -> Classifier:
@@ -433,7 +458,7 @@ def _read_file(path: Path) -> Classifier:
         problem = printable(" ".join(str(error).split())[:200])
         raise ArgumentError(
             f"{path} was not written by experiments.finetune ({problem}); write the folder of "
-            "one that was, its --out"
+            "one that was"
         ) from None
     variables = dict(weights.load_weights(model, path, (size, size, len(mean))))
     state = as_state(model, variables, normalizer)._replace(step=np.int32(step))
@@ -505,11 +530,10 @@ def _read_run(
       CheckpointError: the step cannot be read.
     """
     config = ExperimentConfig.load(folder)
-    if config.loss in LOSSES and config.loss not in CLASS_LOSSES:
+    if not _may_sort_images(config.loss):
         raise ArgumentError(
             f"{folder} was trained with the loss {config.loss!r}, which does not sort images into "
-            f"classes; expected one of {', '.join(CLASS_LOSSES)}. Use "
-            "Checkpoints(...).variables() and model.apply"
+            f"classes; expected one of {', '.join(CLASS_LOSSES)}. {_predict_advice(folder, config)}"
         )
     names = _class_names(folder, config, classes)
     if model is None:
@@ -525,13 +549,31 @@ def _read_run(
     if height != width or channels not in (1, 3):
         raise ArgumentError(
             f"{folder} was trained on images of {height} x {width} x {channels}; expected squares "
-            "of 1 or 3 channels. Use Checkpoints(...).variables() and model.apply"
+            f"of 1 or 3 channels. {_predict_advice(folder, config)}"
         )
     scale = _run_scale(folder, config, height, resize, interpolation)
     variables = variables_of(leaves)
-    _check_model(folder, model, variables, normalizer.mean.shape, len(names))
+    advice = _predict_advice(folder, config)
+    _check_model(folder, model, variables, normalizer.mean.shape, len(names), advice)
     state = as_state(model, variables, normalizer)._replace(step=np.int32(leaves[".step"]))
     return Classifier(model, state, name, names, *scale)
+
+
+def _predict_advice(folder: Path, config: ExperimentConfig) -> str:
+    """Return the code that predicts with a run that is no classifier."""
+    subtract, divide = config.train.subtract_mean, config.train.divide_std
+    default, normalizer = TrainConfig(), "data"
+    # A checkpoint's variables have no constants of images, which those of the run have to be.
+    if (subtract, divide) != (default.subtract_mean, default.divide_std):
+        normalizer = (
+            "jaxcnn.augment.make_normalizer(data.mean, data.std, "
+            f"subtract={subtract!r}, divide={divide!r})"
+        )
+    return (
+        f"Write with jaxcnn.Checkpoints({str(folder / 'checkpoints')!r}) as saved: variables = "
+        "saved.variables('last'), and then jaxcnn.predict(model, variables, images, "
+        f"normalizer={normalizer})"
+    )
 
 
 def _run_scale(
@@ -599,10 +641,12 @@ def _library_model(folder: Path, config: ExperimentConfig, num_classes: int) -> 
     try:
         return create_model(config.model, num_classes, **config.model_kwargs)
     except (ArgumentError, TypeError) as error:
-        problem = printable(" ".join(str(error).split())[:160])
+        # The record of a module of the user's own is the path of its class.
+        is_own = "." in config.model and config.model not in MODELS
+        problem = "" if is_own else f" ({printable(' '.join(str(error).split())[:160])})"
         name = format_value(config.model)
         raise ArgumentError(
-            f"{folder} was trained with the model {name}, which is not the library's ({problem}); "
+            f"{folder} was trained with the model {name}, which is not the library's{problem}; "
             "write load_classifier(folder, model=...) with that module"
         ) from None
 
@@ -632,10 +676,11 @@ def _check_model(
     variables: dict[str, Any],
     shape: tuple[int, ...],
     num_classes: int,
+    advice: str,
 ) -> None:
     """Check that variables are of a model, and that it gives a number for each class.
 
-    Nothing is computed.
+    Nothing is computed. `advice` is what to write for a model of other outputs.
 
     Raises:
       ArgumentError: they are not, or it does not.
@@ -655,10 +700,11 @@ def _check_model(
     outputs_shape = getattr(outputs, "shape", None)
     if outputs_shape != (2, num_classes):
         per_image = type(outputs).__name__ if outputs_shape is None else list(outputs_shape[1:])
+        is_classifier = outputs_shape is not None and len(outputs_shape) == 2
         raise ArgumentError(
             f"the model in {folder} gives {per_image} for an image; expected [{num_classes}], a "
-            f"number for each of {num_classes} classes. Write classes= with as many names, or use "
-            "Checkpoints(...).variables()"
+            f"number for each of {num_classes} classes. "
+            + ("Write classes= with as many names" if is_classifier else advice)
         )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 import pytest
@@ -210,7 +211,9 @@ def test_a_run_of_ones_own_model_and_data(tmp_path):
     rows, model, _ = train(
         tmp_path / "run", Own(), data=digits._replace(name="mine", classes=names)
     )
-    with pytest.raises(jc.ArgumentError, match=r"Own.*not the library's.*write .*model=") as error:
+    with pytest.raises(
+        jc.ArgumentError, match=r"Own', which is not the library's; write .*model="
+    ) as error:
         load_classifier(tmp_path / "run", classes=names)
     assert "\n" not in str(error.value)
     assert load_classifier(tmp_path / "run", model=model).classes == names
@@ -345,7 +348,7 @@ def test_what_holds_no_classifier_is_one_line(digits_run, tmp_path):
     records = with_config("records")
     (records / "checkpoints").rmdir()
     for path, words in (
-        (tmp_path / "gone", "gone holds no weights.safetensors; write the folder"),
+        (tmp_path / "gone", "gone is not there; write the folder"),
         (tmp_path / "empty", "holds no weights.safetensors"),
         (records, "records of a run, but no checkpoints"),
         (folder.parent, f"holds a classifier in a subfolder; write {folder}$"),
@@ -365,6 +368,76 @@ def test_what_holds_no_classifier_is_one_line(digits_run, tmp_path):
         assert "\n" not in str(error.value)
         assert type(error.value).__module__.startswith("jaxcnn")
     assert not (tmp_path / "gone").exists()
+
+
+class Mapped(nn.Module):
+    """A number for each class of each pixel, or by name."""
+
+    by_name: bool
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Dense(10)(x)
+        return {"digit": y.mean((1, 2))} if self.by_name else y
+
+
+def of_digit(outputs, batch):
+    outputs = outputs["digit"] if isinstance(outputs, dict) else outputs.mean((1, 2))
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, batch.labels)
+    return losses, {"error": outputs.argmax(-1) != batch.labels}
+
+
+@pytest.mark.parametrize(
+    "own",
+    [pytest.param({}, marks=pytest.mark.slow), {"subtract_mean": (0.5,), "divide_std": (0.5,)}],
+)
+def test_what_to_write_for_a_run_that_is_no_classifier_gives_its_outputs(own, tmp_path):
+    """The code in the message is run, with the normalization of the run."""
+    data = jc.load_dataset("digits")
+    tx, config = optax.sgd(0.1), jc.TrainConfig(2, 32, **own)
+    dataset, images = data._replace(name="mine"), data.test.images[:4]
+    kinds = {
+        "of pixels": (Mapped(False), of_digit, "gives .8, 8, 10. for an image; expected"),
+        "by name": (Mapped(True), of_digit, "gives dict for an image; expected"),
+        "autoencoder": (nn.Dense(1), "reconstruction", "'reconstruction', which does not sort"),
+    }
+    for name, (model, loss, words) in kinds.items():
+        run = tmp_path / name
+        one = jc.strategy("jit", **ONE)
+        *_, (state, _) = jc.train(model, tx, dataset, config, run_dir=run, loss=loss, strategy=one)
+        with pytest.raises(jc.ArgumentError, match=words) as error:
+            load_classifier(run, model=model)
+        text = str(error.value)
+        assert "classes=" not in text
+        code = text.partition("Write ")[2].replace(", and then ", "\noutputs = ")
+        room: dict[str, Any] = {"jaxcnn": jc, "model": model, "data": dataset, "images": images}
+        exec(code, room)
+        expected_outputs = jc.predict(model, state, images)
+        for a, b in zip(*map(jax.tree.leaves, (room["outputs"], expected_outputs)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_only_classifiers_are_named_in_a_folder_of_runs(digits_run, tmp_path):
+    """Neither runs of other losses, nor those whose outputs are images."""
+    config = json.loads((digits_run[0] / "config.json").read_text())
+    for name, changes in {
+        "digits": {},
+        "own": {"model": "own.Net", "model_kwargs": {"num_classes": 10}, "loss": "own.focal"},
+        "lines": {"loss": "ctc", "loss_kwargs": {}},
+        "gan": {
+            "model": "jaxcnn.models.dcgan.DCGAN",
+            "loss": "jaxcnn.models.dcgan.NonSaturatingLoss",
+            "model_kwargs": {"code": 8},
+        },
+        "masks": {"model": "unet", "model_kwargs": {"width": 4}},
+    }.items():
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / name / "checkpoints/lock").touch()
+        (tmp_path / name / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(jc.ArgumentError, match=r"holds 2 classifiers; .*: \S+/digits, \S+/own$"):
+        load_classifier(tmp_path)
+    with pytest.raises(jc.ArgumentError, match=r"NonSaturatingLoss', which does not sort images"):
+        load_classifier(tmp_path / "gan")
 
 
 @pytest.mark.slow

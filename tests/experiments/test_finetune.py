@@ -150,7 +150,7 @@ def test_what_cannot_be_asked_is_one_line(run, sweets, tmp_path, capsys, monkeyp
     shutil.copy(run / "weights.safetensors", tmp_path / "weights.safetensors")
     for args, says in (
         ([], "no image is named"),
-        (["--run", str(tmp_path / "none"), good], "holds no weights.safetensors; write the folder"),
+        (["--run", str(tmp_path / "none"), good], "none is not there; write the folder"),
         (
             [good, *broken],
             f"2 files are not images that can be read: {broken[0]} (empty), {broken[1]} (no such "
