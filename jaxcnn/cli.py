@@ -307,10 +307,10 @@ def _tyro_error(box: str) -> str:
     )
     if match:
         value, flag, choices = match.groups()
-        names = re.findall(r"'(.*?)'", choices)
-        nearest = difflib.get_close_matches(value, names, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        return f"{flag} is {format_value(value)}; expected one of {', '.join(names)}{hint}"
+        try:
+            check_choice(flag, value, re.findall(r"'(.*?)'", choices))
+        except ArgumentError as error:
+            return str(error)
     match = re.match(r"Unrecognized options: (--?[^,\s]+)", text)
     if match:
         flag = match[1].partition("=")[0]

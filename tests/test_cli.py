@@ -46,8 +46,8 @@ def test_a_preset_gives_defaults_and_options_override_them():
         (["--dpeths", "20"], "--dpeths is no option of this script; did you mean --depths? --help"),
         (["--depth=20"], "--depth is no option of this script; did you mean --depths? --help"),
         (["20"], "'20' belongs to no option; options start with --. --help lists the options"),
-        (["--kinds", "plian"], "--kinds is 'plian'; expected one of plain, deep; did you mean 'pl"),
-        (["--kinds", "zzz"], "--kinds is 'zzz'; expected one of plain, deep\n"),
+        (["--kinds", "plian"], "--kinds is 'plian'; expected one of deep, plain; did you mean 'pl"),
+        (["--kinds", "zzz"], "--kinds is 'zzz'; expected one of deep, plain\n"),
         (["--zzz"], "--zzz is no option of this script; --help lists the options"),
         (["--steps", "many"], "--steps"),
         (

@@ -51,7 +51,7 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
         has_names = not isinstance(data.classes, tuple) or len(data.classes) > 0
         is_split = isinstance(data.train, Split)
         are_classes = has_names and (not is_split or look_like_classes(data.train.labels))
-    if are_classes and data.classes == ():
+    if are_classes and isinstance(data.classes, (tuple, list)) and not data.classes:
         # Labels that are no classes have no names either; the reason is in the labels.
         verify_split("train", data.train)
     classes = _count_classes(data.classes) if are_classes else None
