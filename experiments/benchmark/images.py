@@ -1,6 +1,7 @@
 """Speed of reading many images: decoding a folder, and feeding a step from an array on disk.
 
-    python -m experiments.benchmark.images                20,000 JPEGs that it makes, 1.5 minutes
+    python -m experiments.benchmark.images                20,000 JPEGs that it makes, 5 minutes on
+                                                      a busy machine
     python -m experiments.benchmark.images --images DIR   your own folder, one directory a class
 
 The first command needs 4 GB in OUT. It measures:
@@ -15,8 +16,7 @@ The first command needs 4 GB in OUT. It measures:
 - wait: the same batches for steps that take as long as those of a fast GPU. The seconds are those
   that the steps wait for their images.
 
-To feed from a file that does not fit into memory, limit the memory of the second run, which finds
-its images made:
+To feed from a file that does not fit into memory, limit the memory:
 
     systemd-run --scope -p MemoryMax=1G python -m experiments.benchmark.images
 
