@@ -1,7 +1,7 @@
 """Speed of reading many images: decoding a folder, and feeding a step from an array on disk.
 
     python -m experiments.benchmark.images                20,000 JPEGs that it makes, 5 minutes on
-                                                      a busy machine
+                                                          a busy machine
     python -m experiments.benchmark.images --images DIR   your own folder, one directory a class
 
 The first command needs 4 GB in OUT. It measures:
