@@ -438,6 +438,26 @@ def test_a_loss_without_errors_has_none_in_its_rows(tmp_path):
     assert "diverged" not in (next(large)[1] or {})  # the scale of a user's loss is unknown
 
 
+@pytest.mark.parametrize(
+    ("row", "fix"),
+    [
+        ([0, 1, 0], "argmax(1)"),
+        ([1, 1, 0], "binary-cross-entropy"),
+        ([0, 0, 0], "binary-cross-entropy"),
+        ([2, 1, -1], "ctc"),
+        ([1, -1, 1], "ctc"),
+    ],
+)
+def test_a_row_of_integers_for_each_image_is_told_its_loss(row, fix):
+    data = jc.load_dataset("digits")
+    labels = np.tile(np.array(row, np.int32), (len(data.train.labels), 1))
+    data = data._replace(train=data.train._replace(labels=labels))
+    with pytest.raises(jc.DataError) as error:
+        jc.train(jc.create_model("mlp", 10), optax.sgd(0.1), data, CONFIG, strategy=ONE)
+    advice = {"argmax(1)", "binary-cross-entropy", "ctc"}
+    assert {each for each in advice if each in str(error.value)} == {fix}
+
+
 @pytest.mark.slow
 def test_multi_label_training_learns_each_label():
     data = jc.load_dataset("digits")
@@ -462,7 +482,7 @@ def test_multi_label_training_learns_each_label():
     assert row["eval_error"] < 10
     with pytest.raises(jc.ArgumentError, match=r"gives \(10,\) for an image, .*each label, \(2,\)"):
         jc.train(jc.create_model("mlp", 10), tx, data, config, **options)
-    with pytest.raises(jc.DataError, match="one-hot"):
+    with pytest.raises(jc.DataError, match="loss='binary-cross-entropy' for several labels"):
         jc.train(model, tx, data, config, strategy=ONE)
 
 

@@ -394,8 +394,10 @@ def _label_shape_fix(labels: np.ndarray, mask_shape: Shape) -> str:
     if labels.shape == (n, 1):
         return "write labels[:, 0]"
     if labels.ndim == 2 and len(labels) == n:
-        if labels.dtype.kind in "iu" and (labels.sum(1) != 1).any():
+        if labels.dtype.kind in "iu" and not np.isin(labels, (0, 1)).all():
             return "write loss='ctc' if they are sequences, padded with -1"
+        if (labels.sum(1) != 1).any():
+            return "write loss='binary-cross-entropy' for several labels of an image"
         return "write labels.argmax(1).astype(np.int32) if they are one-hot"
     return f"there are {n} images"
 
