@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import jaxcnn as jc
 from experiments._options import parse_options
-from jaxcnn import cli, multihost, parallel, plots, runs, tables
+from jaxcnn import cli, multihost, parallel, runs, tables
 from jaxcnn.arguments import format_value
 from jaxcnn.progress import Progress
 from jaxcnn.state import State, init_state
@@ -92,6 +92,9 @@ class FigureOptions:
           figure: of matplotlib.
           path: of the file, without the suffix.
         """
+        # matplotlib takes half a second, which a script would spend before its first step.
+        from jaxcnn import plots
+
         plots.save(figure, path.with_name(f"{path.name}.{self.format}"))
 
 

@@ -42,7 +42,7 @@ from experiments._common import (
     run_all,
 )
 from experiments._options import parse_options, print_milestones
-from jaxcnn import cli, multihost, plots, runs, tables
+from jaxcnn import cli, multihost, runs, tables
 from jaxcnn.config import field_names
 
 # fmt: off
@@ -319,6 +319,9 @@ def draw(options: FigureOptions, out: Path) -> None:
         )
         tables.write_table(out, effects, [note], name="depth_effect")
     title = display_names(f"Error by depth: {protocol}")
+    # Imported here, as in FigureOptions.save.
+    from jaxcnn import plots
+
     figure = plots.curves(panels, dashed="train_error", solid="eval_error", title=title)
     tables.write_curves(out, {run.name: run.rows for run in all_runs})
     options.save(figure, out / "curves")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -86,9 +87,7 @@ def digits() -> tuple[Split, Split]:
         Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1995
         (its test part).
     """
-    from sklearn.datasets import load_digits
-
-    levels, labels = load_digits(return_X_y=True)
+    levels, labels = _read_digits()
     # Adding 8 rounds the integer division to the nearest value.
     images = ((levels.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     labels = labels.astype(np.int32)
@@ -97,6 +96,20 @@ def digits() -> tuple[Split, Split]:
     test = np.zeros(len(labels), bool)
     test[order[::5]] = True
     return Split(images[~test], labels[~test]), Split(images[test], labels[test])
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Return the gray levels 0..16, [1797, 64], and the labels, [1797], in scikit-learn's order."""
+    # Importing scikit-learn takes as long as importing JAX. Its file is read without that.
+    spec = importlib.util.find_spec("sklearn")
+    if spec is not None and spec.origin is not None:
+        file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            table = np.loadtxt(file, np.uint8, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
 
 
 def _resolve_data_dir(data_dir: str | os.PathLike[str]) -> Path:

@@ -1,6 +1,7 @@
 """The data sets as arrays: digits, statistics, held-out images, names; and the real data where there are some."""
 
 import hashlib
+import importlib.util
 import os
 import re
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load_dataset, subset
+from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load_dataset, loading, subset
 from jaxcnn.data.types import assemble, channel_statistics
 
 
@@ -48,6 +49,16 @@ def test_digits_are_those_of_scikit_learn_split_by_class():
     )
     pairs = zip(source.images.astype(int), source.target, strict=True)
     assert found == sorted((level.tobytes(), label) for level, label in pairs)
+
+
+def test_digits_are_read_by_scikit_learn_where_its_file_is_elsewhere(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for split, expected in zip(
+        loading.digits(), (load_dataset("digits").train, load_dataset("digits").test), strict=True
+    ):
+        assert (split.images.dtype, split.labels.dtype) == (np.uint8, np.int32)
+        np.testing.assert_array_equal(split.images, expected.images)
+        np.testing.assert_array_equal(split.labels, expected.labels)
 
 
 def test_digits_split_never_changes():

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import sys
 import time
 from typing import Any
@@ -567,12 +566,6 @@ def test_without_the_extra_the_line_has_the_command_and_the_address(hub, monkeyp
             f"download {hub.address}/{NAME}/resolve/main/model.safetensors",
             call=call,
         )
-
-
-@pytest.mark.slow
-def test_the_library_imports_no_hub():
-    code = "import sys, jaxcnn, jaxcnn.weights, experiments.finetune; sys.exit('huggingface_hub' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_create_model_names_the_function_that_returns_weights():
