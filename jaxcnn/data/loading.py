@@ -109,7 +109,8 @@ def _read_digits() -> tuple[np.ndarray, np.ndarray]:
             return table[:, :-1], table[:, -1]
     from sklearn.datasets import load_digits
 
-    return load_digits(return_X_y=True)
+    levels, labels = load_digits(return_X_y=True)
+    return np.asarray(levels), np.asarray(labels)
 
 
 def _resolve_data_dir(data_dir: str | os.PathLike[str]) -> Path:
