@@ -5,6 +5,14 @@ key, one image and its target to an image and a target. The image is float32 [h,
 normalized: by default 0..1 minus the mean image. A function of five arguments also gets
 another example of the batch, its partner.
 
+- Crops and flips: `AugmentConfig`, and `from_config`, which makes a function of one. `augment`
+  applies one to an image. `standard_augmentation` has the usual one of a named data set.
+- Single functions: `random_crop`, `random_flip`, `random_resized_crop`.
+- Functions that make one: `cutout`, `cutmix`, `mixup`, `rand_augment` (of `OPERATIONS`), `chain`.
+- Normalization: `normalize`, `Normalizer`, `make_normalizer`, `IMAGENET_NORMALIZER`.
+- For loops of your own: `Augmentation` (the type), `as_augmentation`, `augment_batch`,
+  `needs_partner`, `augmented_shapes`.
+
 Example:
   >>> import jax
   >>> import numpy as np

@@ -9,6 +9,9 @@ without an error. So each step has two more parts.
 
 A restored state is bit for bit what was saved. A damaged step is reported with its file and renamed
 to `<step>.damaged`, and another step is used.
+
+`Checkpoints` saves and restores, and raises `CheckpointError`. `lock_folder` takes a folder for
+this process, and raises `FolderInUseError`.
 """
 
 from jaxcnn.checkpoint._integrity import CheckpointError as CheckpointError

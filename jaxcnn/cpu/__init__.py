@@ -19,6 +19,10 @@ It is worth having only while the numbers are XLA's up to rounding. Three checks
   derivatives with XLA's.
 
 `JAXCNN_PLAIN=1` turns it off.
+
+A program is compiled with `OPTIONS`, within `without_persistent_cache`. `rewrite` applies any rule
+that returns a `Replacement`, and `count_matches` counts where it applies. `crop_negative_padding`
+replaces only what XLA for CPUs computes wrongly.
 """
 
 from collections.abc import Callable

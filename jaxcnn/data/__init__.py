@@ -1,7 +1,13 @@
 """Data sets of images as arrays: uint8 images, int32 labels, and statistics.
 
-`load_dataset("cifar10")` loads a data set by name, `image_folder` reads a folder of images, and
-`dataset` takes arrays.
+`load_dataset` loads a data set by name, such as "cifar10", `image_folder` reads a folder of images,
+and `dataset` takes arrays.
+
+- Types: `Dataset`, `Split`, `DATASETS` (the names), `DataError`, `ImageError`.
+- Parts: `subset`, `hold_out`.
+- Files: `image_folder_with_paths`, `image_files`, `load_image`, `load_images`, `resize_image`.
+- Statistics: `channel_statistics`.
+- Checks: `verify_dataset`, `verify_split`, `verify_images`, `verify_inputs`.
 """
 
 from jaxcnn.data.arrays import dataset as dataset

@@ -3,6 +3,14 @@
 They take any flax.linen module. Layers are named by their paths, such as "stage1_block0/conv1".
 The library's models also have names for their stages, such as "stage1".
 
+- Why this class: `attribution` by one of `ATTRIBUTION_METHODS`, or directly `gradcam`,
+  `gradcam_plus_plus`, `guided_backprop`, `integrated_gradients`, `occlusion`.
+- What a layer sees: `feature_maps`, `first_kernels`, `top_activations` (`TopActivations`),
+  `maximize_activation`, `receptive_fields` (`ReceptiveField`), `receptive_patch`.
+- Signals through the layers: `responses`, `response_std`, `map_responses`, `gradient_norms`,
+  `kernel_norms`, `effective_rank`, `effective_ranks`, `similarity`.
+- Structure: `summary` (`ModelSummary`, `LayerSummary`), `stage_shapes`.
+
 Example:
   >>> import jaxcnn as jc
   >>> from jaxcnn import interpret

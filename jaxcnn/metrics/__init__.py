@@ -1,9 +1,14 @@
 """Sums over examples that add over batches and devices, and measures of all predictions.
 
-`Metrics` are the sums of losses and their metrics. Other measures are computed from all predictions
-of a model: `confusion`, `iou` and `calibration` of a classifier, `average_precision` of a detector,
-`pck` and `keypoint_similarity` of poses, `depth_errors`, `character_error_rate` of a reader, and
-`frechet_distance` of images that a model makes.
+`Metrics` are the sums of losses and their metrics; `count` makes those of a batch, `zeros` those of
+no examples, and `add` adds two. Other measures are computed from all predictions of a model:
+
+- a classifier: `confusion`, `iou`, `calibration` (`Calibration`);
+- a detector: `average_precision` (at `IOU_THRESHOLDS`);
+- poses: `pck`, `correct_keypoints`, `keypoint_similarity`;
+- depth maps: `depth_errors` (`DepthErrors`);
+- a reader: `character_error_rate`, `edit_distance`;
+- a generator of images: `frechet_distance`.
 """
 
 from jaxcnn.metrics.classification import Calibration as Calibration

@@ -5,6 +5,12 @@
 of the last step, where the optimizer's state has it: that of `create_optimizer` has, and that of
 `optax.inject_hyperparams`. Elsewhere it is None, as where parts have different rates.
 
+- By name: `create_optimizer`, `OPTIMIZERS` (`OptimizerSpec`), `SCHEDULES`, and `config_of`, which
+  returns the config.
+- Around any optimizer: `with_ema`, `scale_by_scheduled_rate` (`RateState`), `as_transformation`.
+- Of a state: `current_learning_rate`, `eval_params`, `eval_leaves`.
+- Parts of the parameters: `decay_mask`, `trainable_params`, `in_stage`, `check_stages`.
+
 Example:
   >>> import jax, jaxcnn as jc, optax
   >>> from jaxcnn.optim import create_optimizer, with_ema

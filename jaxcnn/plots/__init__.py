@@ -1,4 +1,16 @@
-"""Figures. Matplotlib is imported by this package alone."""
+"""Figures. Matplotlib is imported by this package alone.
+
+Functions return a figure of matplotlib, and `save` writes it.
+
+- Curves: `curves`, `lr_finder`, `panels` (of `Panel`, `Line` and `Mark`), `band`,
+  `with_background`.
+- Numbers: `bars`, `heatmap`, `tiles` (of `Tile` and `Frame`).
+- Classifiers: `confusion`, `reliability`.
+- Losses: `contours` and `surfaces_3d` (of `Field`), `optimizer_paths` (of `Surface`).
+- Images: `image_grid` (of `Strip`; `Box` and `Stroke` are drawn on them), `mosaic`, `overlay`,
+  `to_rgb`, `direction_colors`, `frame_probabilities`.
+- Colors: `COLORS`.
+"""
 
 from jaxcnn.plots.bars import bars as bars
 from jaxcnn.plots.contours import Field as Field

@@ -1,6 +1,13 @@
 """Runs in folders, alone or in sweeps.
 
 They can be stopped at any moment. The same call, with the same folder, resumes them.
+
+- Train: `run` trains a config, `sweep` several. `Build` and `Measure` are the types of your own
+  pieces. `open_run_dir` returns the log of a loop of your own.
+- Read: `finished_runs` (`Run`), `load_trained_model` (`TrainedModel`), `aggregate_seeds`,
+  `eval_split`, `pack`.
+- For `jaxcnn.search`: `experiment_evaluator`, `train_until`, `run_name`, `SearchStopped`.
+- Pieces of a config: `model_and_optimizer`, `subset_for`.
 """
 
 from jaxcnn.records import open_run_dir as open_run_dir

@@ -3,6 +3,10 @@
 `load_weights` returns the variables of a network from a file, and `export_weights` writes a file.
 `create_pretrained` makes the network of a repository on the Hugging Face Hub. Nothing in a file is
 executed.
+
+- Files: `read_weights`, `read_metadata`.
+- The hub: `fetch_weights`, `network_name`, `load_preprocessing`.
+- Types: `Pretrained`, `Preprocessing`, `WeightsError`.
 """
 
 from jaxcnn.weights._errors import WeightsError as WeightsError
