@@ -15,8 +15,8 @@ the same networks:
 
 Both are also applied to the targets, which shows what a network without errors would reach.
 
-Measures: a key point is right within a tenth of the longer side of the person's box (PCK of Yang
-and Ramanan 2013, with alpha = 0.1). A person is whole if all visible key points are right. AP is
+Measures: a key point is correct within a tenth of the longer side of the person's box (PCK of Yang
+and Ramanan 2013, with alpha = 0.1). A person is whole if all visible key points are correct. AP is
 COCO's average precision with object keypoint similarity. Training scenes have patches of the upper
 halves of the photographs, test scenes of the lower halves.
 
@@ -82,7 +82,7 @@ SIGMA, LIMB_WIDTH = 3.5, 2.0
 """Width of the Gaussians and greatest distance from a limb's line, pixels."""
 LOSS = PoseLoss(SKELETON, sigma=SIGMA, limb_width=LIMB_WIDTH)
 ALPHA = 0.1
-"""Distance of a right key point, in longer sides of the person's bounding box."""
+"""Distance of a correct key point, in longer sides of the person's bounding box."""
 MAX_PEAKS = 8
 MAX_PEOPLE = 8
 BATCH = 100
@@ -90,7 +90,7 @@ BATCH = 100
 ASSOCIATIONS = {"fields": "part affinity fields", "distance": "nearest distance"}
 """Ways to connect key points, and their titles."""
 TARGETS = {"visible": "on the targets", "all": "on targets with hidden key points"}
-"""Maps without errors on which both associations are measured, and their titles."""
+"""Ground-truth maps on which both associations are measured, and their titles."""
 MEASURES = ("pck", "whole", "whole1", "whole2", "whole3", "ap", "ap50")
 """Measures of each way, in percent; `whole2` is that of scenes with two people."""
 
@@ -540,9 +540,9 @@ def draw(options: Options) -> None:
         f"{config.train.num_steps} steps of {config.train.batch_size} scenes of {SIDE}x{SIDE} with "
         f"one to {MAX_FIGURES} figures, a network of {params:,} parameters. Percent of the test "
         f"scenes at the last step. pck: key points within {ALPHA} of the longer side of the "
-        "person's box, mean over joints. whole: people with all visible key points right, and in "
-        "scenes of 1, 2 and 3 people. ap: COCO's average precision over keypoint similarities of "
-        "0.5 to 0.95, ap50: at 0.5. On the targets: maps without errors, in which hidden key "
+        "person's box, mean over joints. whole: people whose visible key points are all "
+        "correct, and in scenes of 1, 2 and 3 people. ap: COCO's average precision over keypoint similarities of "
+        "0.5 to 0.95, ap50: at 0.5. On the targets: ground-truth maps, in which hidden key "
         "points are missing, as in training."
     )
     protocol += paired_change(converged)
@@ -559,7 +559,7 @@ def draw(options: Options) -> None:
             xlabel="step",
             ylabel="percent",
         )
-        for key, title in (("pck", "right key points (PCK)"), ("whole", "whole people"))
+        for key, title in (("pck", "correct key points (PCK)"), ("whole", "whole people"))
     ]
     title = "People of test scenes: mean and range of seeds"
     figure = plots.panels(panels, title=title)
