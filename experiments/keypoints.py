@@ -542,8 +542,8 @@ def draw(options: Options) -> None:
         f"scenes at the last step. pck: key points within {ALPHA} of the longer side of the "
         "person's box, mean over joints. whole: people whose visible key points are all "
         "correct, and in scenes of 1, 2 and 3 people. ap: COCO's average precision over keypoint "
-        "similarities of 0.5 to 0.95, ap50: at 0.5. On the targets: ground-truth maps, in which hidden key "
-        "points are missing, as in training."
+        "similarities of 0.5 to 0.95, ap50: at 0.5. On the targets: ground-truth maps, in which "
+        "hidden key points are missing, as in training."
     )
     protocol += paired_change(converged)
     notes = divergence_notes(all_runs)
