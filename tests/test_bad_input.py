@@ -252,6 +252,8 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     # the rest of a data set
     ("one name for the classes", lambda r: fit_with(classes=("a",)),
      DataError, "classes is ('a',)", "expected two names or more"),
+    ("no names of classes and the loss of classes", lambda r: fit_with(classes=()),
+     DataError, "classes is ()", "a loss of your own where labels are not classes"),
     ("a number for the classes", lambda r: fit_with(classes=of(4)),
      DataError, "classes is 4", "expected two names or more"),
     ("a mean per channel", lambda r: fit_with(mean=MEAN.mean((0, 1))),

@@ -432,9 +432,11 @@ def _count_classes(classes: Any) -> int:
     """Check class names and return their number."""
     valid = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not valid or len(classes) < 2:
+        own = ", or a loss of your own where labels are not classes"
+        other = "" if classes else f"{own}: loss=lambda outputs, batch: (losses, {{}})"
         raise DataError(
             f"classes is {format_value(classes)}; expected two names or more: write ('cat', "
-            "'dog'), say"
+            f"'dog'), say{other}"
         )
     return len(classes)
 
