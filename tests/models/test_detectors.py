@@ -422,6 +422,7 @@ def test_the_stages_are_those_of_the_network_for_cifar():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize(
     "model", [SSD(CLASSES, ANCHORS, width=4), YOLO(CLASSES, width=4), FasterRCNN(CLASSES, width=4)]
 )
