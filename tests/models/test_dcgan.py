@@ -469,7 +469,10 @@ def test_mistakes_are_one_line(untrained, digits):
             lambda: next(jc.train(model, tx, digits, jc.TrainConfig(2), loss=NonSaturatingLoss())),
             "not normalized to -1..1.*subtract_mean=PIXEL_RANGE",
         ),
-        (lambda: jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 6, 8, 1))), "images of 6x8 pixels"),
+        (
+            lambda: jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 6, 8, 1))),
+            "images of 6x8 pixels",
+        ),
         (
             lambda: Generator((8, 6, 1)).init(jax.random.key(0), codes),
             r"shape \(8, 6, 1\), which it halves twice",
