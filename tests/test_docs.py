@@ -24,8 +24,25 @@ RESULTS = README.parent / "experiments/results"
 PAGES = [README, CONTRIBUTING, *sorted(RESULTS.glob("**/*.md"))]
 
 
-SLOW_EXAMPLES = ("dcgan", "line_reader", "pose", "ssd")
-"""Modules whose examples train a network, which takes several seconds."""
+SLOW_EXAMPLES = (
+    "boxes",
+    "dcgan",
+    "faster_rcnn",
+    "keypoints",
+    "line_reader",
+    "losses",
+    "norm",
+    "pose",
+    "search",
+    "signal_propagation",
+    "ssd",
+    "yolo",
+)
+"""Modules whose examples take seconds: they train a network, or compile a hundred operations."""
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith(SLOW_EXAMPLES) else name
+    for name in MODULES
+]
 PRINTED, COMPARED = re.compile(r"\d\.\d"), re.compile(r"round\(|[<>] \d+e-")
 """Numbers in examples. Examples that print and compare none are compiled quickly."""
 
@@ -43,19 +60,13 @@ def run_examples(name, of_numbers):
     assert not runner.summarize(verbose=False).failed
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", NAMES)
 def test_examples_with_numbers_run(name):
     run_examples(name, of_numbers=True)
 
 
 @pytest.mark.quick_compilation
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name.endswith(SLOW_EXAMPLES) else name
-        for name in MODULES
-    ],
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_examples_without_numbers_run(name):
     run_examples(name, of_numbers=False)
 
