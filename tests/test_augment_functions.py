@@ -64,7 +64,7 @@ def test_mixup_is_the_papers_equation(num_classes):
     function = augment.mixup(1.0, num_classes)
     images, targets = many(function, 50, jnp.asarray(a), jnp.asarray(own), b, jnp.asarray(other))
     weight = np.asarray(
-        jax.vmap(lambda key: jax.random.beta(key, 1.0, 1.0, dtype=jnp.float32))(keys(50))
+        jax.jit(jax.vmap(lambda key: jax.random.beta(key, 1.0, 1.0, dtype=jnp.float32)))(keys(50))
     )
     for image, target, w in zip(images, targets, weight.astype(np.float64), strict=True):
         np.testing.assert_allclose(image, w * a + (1 - w) * b, atol=1e-6)
@@ -110,10 +110,17 @@ def test_cutmix_is_the_papers_code_in_numpy():
         augment.cutmix(1.0, 2), 300, jnp.zeros((h, w, 1)), own, jnp.ones((h, w, 1)), other
     )
     clipped = 0
-    for key, image, target in zip(keys(300), np.asarray(images), np.asarray(targets), strict=True):
+
+    @jax.jit
+    @jax.vmap
+    def drawn(key):
         weight_key, place_key = jax.random.split(key)
-        weight = float(jax.random.beta(weight_key, 1.0, 1.0))
-        cy, cx = divmod(int(jax.random.randint(place_key, (), 0, h * w)), w)
+        return jax.random.beta(weight_key, 1.0, 1.0), jax.random.randint(place_key, (), 0, h * w)
+
+    made = zip(*map(np.asarray, (*drawn(keys(300)), images, targets)), strict=True)
+    for weight, place, image, target in made:
+        weight = float(weight)
+        cy, cx = divmod(int(place), w)
         cut_w, cut_h = int(w * np.sqrt(1 - weight)), int(h * np.sqrt(1 - weight))
         x1, x2 = np.clip(cx - cut_w // 2, 0, w), np.clip(cx + cut_w // 2, 0, w)
         y1, y2 = np.clip(cy - cut_h // 2, 0, h), np.clip(cy + cut_h // 2, 0, h)
@@ -462,15 +469,13 @@ def test_draws_depend_on_seed_step_and_example_alone():
         jax.debug.callback(lambda x: captured.append(np.asarray(x)), batch.inputs[:, 0, 0, 0])
         return jnp.square(outputs).sum(-1), {}
 
+    train_step = jax.jit(jc.make_train_step(MODEL, TX, loss=loss, augment=draw))
+
     def draws(index, seed=0, step=0):
         config = jc.TrainConfig(seed=seed)
         state = jc.init_state(MODEL, TX, config, SMALL, loss=loss)._replace(step=np.int32(step))
         captured.clear()
-        jax.block_until_ready(
-            jc.make_train_step(MODEL, TX, loss=loss, augment=draw)(
-                state, SMALL.train, jnp.asarray(index, jnp.int32)
-            )
-        )
+        jax.block_until_ready(train_step(state, SMALL.train, jnp.asarray(index, jnp.int32)))
         jax.effects_barrier()
         return captured[0]
 

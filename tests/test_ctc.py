@@ -144,7 +144,8 @@ def test_outputs_with_logits_of_minus_infinity_are_masked():
         assert value == pytest.approx(expected, rel=1e-5)
         np.testing.assert_allclose(gradient, slopes, atol=1e-5)
         assert (np.asarray(gradient)[np.isneginf(logits)] == 0).all()
-    _, metrics = CTCLoss()(jnp.asarray(wider[None]), Batch(None, jnp.array([[0, 1]])))
+    batch = Batch(None, jnp.array([[0, 1]]))
+    _, metrics = jax.jit(CTCLoss())(jnp.asarray(wider[None], jnp.float32), batch)
     assert metrics["error"].tolist() == [False]
 
 

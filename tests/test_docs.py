@@ -24,21 +24,51 @@ RESULTS = README.parent / "experiments/results"
 PAGES = [README, CONTRIBUTING, *sorted(RESULTS.glob("**/*.md"))]
 
 
-SLOW_EXAMPLES = ("dcgan", "line_reader", "pose", "ssd")
-"""Modules whose examples train a network, which takes 7 to 11 seconds."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name.endswith(SLOW_EXAMPLES) else name
-        for name in MODULES
-    ],
+SLOW_EXAMPLES = (
+    "boxes",
+    "dcgan",
+    "faster_rcnn",
+    "keypoints",
+    "line_reader",
+    "losses",
+    "norm",
+    "pose",
+    "search",
+    "signal_propagation",
+    "ssd",
+    "yolo",
 )
-def test_examples_run(name):
-    module = importlib.import_module(name)
-    failed, _ = doctest.testmod(module, extraglobs={}, optionflags=doctest.ELLIPSIS)
-    assert not failed
+"""Modules whose examples take seconds: they train a network, or compile a hundred operations."""
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith(SLOW_EXAMPLES) else name
+    for name in MODULES
+]
+PRINTED, COMPARED = re.compile(r"\d\.\d"), re.compile(r"round\(|[<>] \d+e-")
+"""Numbers in examples. Examples that print and compare none are compiled quickly."""
+
+
+def run_examples(name, of_numbers):
+    """Run the examples of a module that have numbers, or those that have none."""
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    for test in doctest.DocTestFinder().find(importlib.import_module(name)):
+        has_numbers = any(
+            PRINTED.search(example.want) or COMPARED.search(example.source)
+            for example in test.examples
+        )
+        if has_numbers == of_numbers:
+            runner.run(test)
+    assert not runner.summarize(verbose=False).failed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_with_numbers_run(name):
+    run_examples(name, of_numbers=True)
+
+
+@pytest.mark.quick_compilation
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_without_numbers_run(name):
+    run_examples(name, of_numbers=False)
 
 
 def test_tables_of_the_depth_study_have_the_columns_that_the_command_prints():

@@ -221,7 +221,8 @@ def test_every_library_loss_has_the_metric_that_states_expect():
     labels = {BinaryCrossEntropy: jnp.zeros((2, 3)), CTCLoss: jnp.zeros((2, 2), jnp.int32)}
     for kind in LOSSES.values():
         batch = Batch(image, labels.get(kind, jnp.zeros(2, jnp.int32)))
-        _, metrics = compute_loss(kind(), outputs.get(kind, jnp.zeros((2, 3))), batch)
+        loss = functools.partial(compute_loss, kind())
+        _, metrics = jax.eval_shape(loss, outputs.get(kind, jnp.zeros((2, 3))), batch)
         assert metric_dtypes(metrics) == (("error", "int32"),)
 
 
@@ -559,7 +560,7 @@ def test_a_state_for_another_loss_is_refused_by_the_step(pairs):
     tx = optax.sgd(0.1)
     model = TwoHeads()
     state = jc.init_state(model, tx, CONFIG, pairs)
-    step = jc.make_train_step(model, tx, loss=two_heads)
+    step = jax.jit(jc.make_train_step(model, tx, loss=two_heads))
     with pytest.raises(jc.ArgumentError, match=r"sums up error, and the loss has .*init_state"):
         step(state, pairs.train, jnp.arange(8))
     state = jc.init_state(model, tx, CONFIG, pairs, loss=two_heads)
@@ -902,20 +903,20 @@ def parity(outputs, batch):
 
 def test_an_own_loss_that_is_not_finite_for_a_class_is_refused_before_training():
     data, tx = jc.load_dataset("digits"), optax.sgd(0.1)
-    small, config = jc.create_model("mlp", 7), jc.TrainConfig(num_steps=1, batch_size=8)
+    small, config = jc.create_model("perceptron", 7), jc.TrainConfig(num_steps=1, batch_size=8)
     message = "gives 7 outputs.*class 9 of the train labels.*at least 10 outputs"
     with pytest.raises(jc.ArgumentError, match=message):
-        next(jc.train(small, tx, data, config, loss=focal))
+        next(jc.train(small, tx, data, config, loss=focal, strategy=ONE))
     state = jc.init_state(small, tx, config, data, loss=focal)
     with pytest.raises(jc.ArgumentError, match="class 9 of the split labels"):
-        jc.evaluate(small, state, data.test, loss=focal)
+        jc.evaluate(small, state, data.test, loss=focal, strategy=ONE)
     # All of these are right: enough outputs, labels mapped to fewer, and classes without images.
     few = data._replace(
         train=data.train.take(data.train.labels < 7), test=data.test.take(data.test.labels < 7)
     )
     for num_outputs, loss, part in ((10, focal, data), (2, parity, data), (7, focal, few)):
-        model = jc.create_model("mlp", num_outputs)
-        for _, row in jc.train(model, tx, part, config, loss=loss):
+        model = jc.create_model("perceptron", num_outputs)
+        for _, row in jc.train(model, tx, part, config, loss=loss, strategy=ONE):
             assert row is not None
             assert np.isfinite(row["train_loss"])
 

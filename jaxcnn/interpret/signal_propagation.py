@@ -163,12 +163,12 @@ def map_responses(
       >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
-      >>> model = create_model("plain8", 10, width=4)
+      >>> model = create_model("convnet", 10, width=4)
       >>> tx, config = optax.sgd(0.1), TrainConfig()
       >>> state = init_state(model, tx, config, data)
       >>> shapes = map_responses(np.shape, model, state, data.test.images[:5])
-      >>> shapes["stem"], shapes["stage3_block1/conv2"], shapes["head"]
-      ((5, 8, 8, 4), (5, 2, 2, 16), (5, 10))
+      >>> shapes["conv1"], shapes["conv2"], shapes["head"]
+      ((5, 8, 8, 4), (5, 4, 4, 8), (5, 10))
     """
     _check_measure(measure)
     state = as_state(model, state, normalizer, images)
@@ -416,7 +416,7 @@ def effective_ranks(
       >>> from jaxcnn import TrainConfig, create_model, load_dataset
       >>> from jaxcnn.state import init_state
       >>> data = load_dataset("digits")
-      >>> model = create_model("plain8", 10, width=4)
+      >>> model = create_model("convnet", 10, width=4)
       >>> tx, config = optax.sgd(0.1), TrainConfig()
       >>> state = init_state(model, tx, config, data)
       >>> ranks = effective_ranks(model, state, data.test.images[:20], train=True)

@@ -63,7 +63,8 @@ class LeNet5(nn.Module):
         past one example.
 
     Example:
-      >>> variables = LeNet5(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> model, image = LeNet5(num_classes=10), jnp.zeros((1, 28, 28, 1))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       61706
     """
@@ -246,7 +247,8 @@ class LeNet1998(nn.Module):
         past one example.
 
     Example:
-      >>> variables = LeNet1998(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> model, image = LeNet1998(num_classes=10), jnp.zeros((1, 28, 28, 1))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       60000
     """

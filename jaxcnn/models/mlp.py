@@ -101,7 +101,8 @@ class MLP(nn.Module):
       ArgumentError: when called, for an unknown `activation` or `kernel_init`.
 
     Example:
-      >>> variables = MLP(num_classes=10).init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+      >>> model, image = MLP(num_classes=10), jnp.zeros((1, 28, 28, 1))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), image)
       >>> sum(p.size for p in jax.tree.leaves(variables["params"]))
       55050
     """

@@ -202,7 +202,7 @@ def frozen_batch_norm(
       >>> import jax, jax.numpy as jnp
       >>> from jaxcnn.models import create_model
       >>> model, images = create_model("resnet8", 10), jnp.ones((4, 8, 8, 3))
-      >>> variables = model.init(jax.random.key(0), images)
+      >>> variables = jax.jit(model.init)(jax.random.key(0), images)
       >>> with frozen_batch_norm(lambda name: name.startswith("stem")):
       ...     _, new = model.apply(variables, images, train=True, mutable=["batch_stats"])
       >>> stats = new["batch_stats"]

@@ -23,6 +23,11 @@ from jaxcnn import cli, plots, tables
 from jaxcnn.plots.style import DPI
 
 
+@pytest.fixture(scope="module")
+def small_figures():
+    """Figures have all of their dots here."""
+
+
 @dataclass(frozen=True)
 class Options(SeedOptions, DeviceOptions, FigureOptions):
     """Options of a script."""

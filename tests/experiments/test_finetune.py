@@ -302,24 +302,20 @@ def test_training_that_diverges_says_where_why_and_what_to_do(sweets, tmp_path, 
 
 @pytest.mark.slow
 def test_val_is_what_is_tested_on(sweets, tmp_path, caplog):
-    for at, seed in (("train", 1), ("val", 2)):
-        paint(tmp_path / "parts" / at, n=8 if at == "train" else 4, seed=seed)
+    # As many images as those of `run`, whose programs it uses.
+    for at, n in (("train", 13), ("val", 3)):
+        paint(tmp_path / "parts" / at, n=n, seed=n)
     out = tmp_path / "out"
-    assert (
-        script.main(
-            ["--images", str(tmp_path / "parts"), *TINY, "--epochs", "1", "--out", str(out)]
-        )
-        == 0
-    )
+    assert script.main(["--images", str(tmp_path / "parts"), *TINY, "--out", str(out)]) == 0
     lines = table(out)
-    assert (lines["all"]["train"], lines["all"]["validation"]) == ("24", "12")
+    assert (lines["all"]["train"], lines["all"]["validation"]) == ("39", "9")
     assert "has no test folder: evaluate on val" in caplog.text
     assert jc.read_metrics(out / "run")[-1]["eval_split"] == "validation"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("val", ["valid", "Validation"])
-def test_it_says_which_images_are_used_for_what(val, tmp_path, capsys):
+def test_it_says_which_images_are_used_for_what(val, tmp_path, capsys, monkeypatch):
     root = tmp_path / "parts"
     for at, n in (("train", 5), (val, 2), ("test", 3)):
         paint(root / at, n=n, seed=n)
@@ -361,8 +357,10 @@ def test_it_says_which_images_are_used_for_what(val, tmp_path, capsys):
         "train: 9 images (parts/); validation: 3 (split off from parts/), chooses the epoch; "
         "test: 3 (split off from parts/)"
     )
+    monkeypatch.setattr(script, "train", lambda *a: pytest.fail("said too late"))
     args = ["--images", str(root), *TINY, "--epochs", "1", "--out", str(tmp_path / "out")]
-    assert script.main(args) == 0
+    with pytest.raises(pytest.fail.Exception):
+        script.main(args)
     line = "train: 12 images (parts/); validation: none; test: 3 (split off from parts/); the last"
     assert line in capsys.readouterr().out
 
@@ -373,6 +371,7 @@ def test_weights_of_classes_are_those_of_scikit_learn(tmp_path):
         paint(tmp_path / "rare", (name,), n, seed=n)
     out = tmp_path / "out"
     args = ["--images", str(tmp_path / "rare"), *TINY, "--epochs", "1", "--out", str(out)]
+    args += ["--model", "convnet"]
     assert script.main([*args, "--class-weight", "balanced"]) == 0
     config = jc.ExperimentConfig.load(out / "run")
     data = images.reload_images(out / "run")
@@ -403,9 +402,10 @@ def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypa
     Training images have the names of other classes, and those of validation and test their own.
     """
     root, out = tmp_path / "parts", tmp_path / "out"
-    paint(root / "val", n=6, seed=2)
-    paint(root / "test", n=7, seed=3)
-    paint(root / "right", n=16, seed=1)
+    # As many images as those of `run`, whose programs evaluate here.
+    paint(root / "val", n=3, seed=2)
+    paint(root / "test", n=3, seed=3)
+    paint(root / "right", n=13, seed=1)
     for name, other in zip(CLASSES, (*CLASSES[1:], CLASSES[0]), strict=True):
         (root / "train").mkdir(exist_ok=True)
         (root / "right" / name).rename(root / "train" / other)
@@ -420,10 +420,9 @@ def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypa
     monkeypatch.setattr(
         Classifier,
         "probabilities",
-        lambda self, pixels: evaluated.append(len(pixels)) or probabilities(self, pixels),
+        lambda self, pixels: evaluated.append(pixels) or probabilities(self, pixels),
     )
     assert script.main(args) == 0
-    assert evaluated == [21]
     rows = jc.read_metrics(out / "run")
     errors = [row["eval_error"] for row in rows]
     assert {row["eval_split"] for row in rows} == {"validation"}
@@ -431,12 +430,14 @@ def test_the_best_epoch_is_saved_and_tested_once(run, tmp_path, capsys, monkeypa
     best = max(row["step"] for row in rows if row["eval_error"] == min(errors))
     assert best < rows[-1]["step"]
     saved, data = load_classifier(out), images.reload_images(out / "run")
+    assert len(evaluated) == 1
+    np.testing.assert_array_equal(evaluated[0], data.test.images)
     assert int(saved.state.step) == best
     sums = jc.evaluate(saved.model, saved.state, data.validation)
     assert sums.error_percent == pytest.approx(min(errors), abs=1e-4)
     test_error = jc.evaluate(saved.model, saved.state, data.test).error_percent
     assert float(table(out)["all"]["recall"]) == pytest.approx(100 - test_error, abs=1e-3)
-    assert table(out)["all"]["test"] == "21"
+    assert table(out)["all"]["test"] == "9"
     note = f"at step {best}, of {len(rows)} evaluations the one with the lowest validation error, "
     printed = capsys.readouterr().out
     assert f"{note}{min(errors):.1f}%; the test images chose nothing" in printed
@@ -599,12 +600,9 @@ def test_predict_takes_a_run_on_a_data_set(tmp_path, capsys):
 @pytest.mark.slow
 def test_class_names_are_text(tmp_path):
     names = ("a $ b^{", "x|y *z*", "猫")
-    paint(tmp_path / "odd", names, n=6)
+    paint(tmp_path / "odd", names)
     out = tmp_path / "out"
-    assert (
-        script.main(["--images", str(tmp_path / "odd"), *TINY, "--epochs", "1", "--out", str(out)])
-        == 0
-    )
+    assert script.main(["--images", str(tmp_path / "odd"), *TINY, "--out", str(out)]) == 0
     rows = [
         line for line in (out / "table.md").read_text("utf-8").splitlines() if line.startswith("|")
     ]
@@ -849,17 +847,27 @@ def test_cifar10_as_files(tmp_path, monkeypatch):
 
 
 @contextlib.contextmanager
-def process_in(folder):
-    """Another process that has the lock of a folder."""
+def other_process():
+    """Yield a function that gives another process the lock of a folder, instead of the last one."""
     code = (
         "import sys; from jaxcnn.checkpoint import lock_folder\n"
-        "with lock_folder(sys.argv[1]): print('locked', flush=True); sys.stdin.read()"
+        "for line in sys.stdin:\n"
+        "    lock = None\n"
+        "    lock = lock_folder(line.rstrip())\n"
+        "    print('locked', flush=True)"
     )
-    command, pipe = [sys.executable, "-c", code, str(folder)], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        yield
+        stdin, stdout = process.stdin, process.stdout
+
+        def hold(folder):
+            stdin.write(f"{folder}\n")
+            stdin.flush()
+            assert stdout.readline() == "locked\n"
+
+        yield hold
         process.communicate()
 
 
@@ -882,14 +890,18 @@ def test_the_transfer_study(tmp_path, monkeypatch):
     ]
     args += ["--num-seeds", "1", "--num-steps", "2", "--batch-size", "16", "--out", str(tmp_path)]
     # Another process has the first folder, then one of the runs: the others are trained meanwhile.
-    for held, trained in (("animals", []), ("head-4-seed0", ["all-4-seed0", "scratch-4-seed0"])):
-        with process_in(tmp_path / held / "checkpoints"):
+    with other_process() as hold:
+        for held, trained in (
+            ("animals", []),
+            ("head-4-seed0", ["all-4-seed0", "scratch-4-seed0"]),
+        ):
+            hold(tmp_path / held / "checkpoints")
             assert transfer.main(args) == 0
-        assert not (tmp_path / "table.csv").exists()
-        finished = {path.parent.name for path in tmp_path.glob("*/result.json")} - {"animals"}
-        assert sorted(finished) == trained
-    # Nobody has the study.
-    with process_in(tmp_path):
+            assert not (tmp_path / "table.csv").exists()
+            finished = {path.parent.name for path in tmp_path.glob("*/result.json")} - {"animals"}
+            assert sorted(finished) == trained
+        # Nobody has the study.
+        hold(tmp_path)
         assert transfer.main(args) == 0
     runs = transfer.runs_by_name(tmp_path)
     assert set(runs) == {"scratch-4-seed0", "head-4-seed0", "all-4-seed0"}
@@ -1002,6 +1014,7 @@ NAMED = ["--width", "2", "--epochs", "1", "--batch-size", "8", "--train", "head"
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_weights_by_name_bring_their_preprocessing(hub, sweets, tmp_path, monkeypatch):
     out = tmp_path / "out"
     args = ["--images", str(sweets), *NAMED, "--weights", "hf:timm/r18", "--out", str(out)]

@@ -40,6 +40,11 @@ HOSTILE = '<script>alert("1")</script> & \'"><img src=http://x.example/a.png>'
 
 
 @pytest.fixture(scope="module")
+def small_figures():
+    """A page shows figures at the size that all of their dots give."""
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "small-seed0"
     assert runs.run(CONFIG, jc.load_dataset("digits"), folder) is not None

@@ -252,7 +252,7 @@ def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkey
     before = (out / "table.csv").read_text()
     assert main([*TINY, "--out", str(out)]) == 0
     assert (out / "table.csv").read_text() == before
-    assert main([*TINY, "--parts", "theory", "--out", str(out)]) == 0
+    assert main([*TINY, "--parts", "schedules", "--out", str(out)]) == 0
     assert (out / "table.csv").read_text() == before
     (out / "edge" / "edge.png").unlink()
     assert main(["--plot-only", "--parts", "edge", "--out", str(out)]) == 0

@@ -62,6 +62,19 @@ def wait_for(path, text):
         time.sleep(0.02)
 
 
+class Clock:
+    """The time, with `seconds` of it over at once when `count` processes have written "ready"."""
+
+    sleep, strftime = staticmethod(time.sleep), staticmethod(time.strftime)
+
+    def __init__(self, log, seconds, count=1):
+        self.log, self.seconds, self.count = log, seconds, count
+
+    def monotonic(self):
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return time.monotonic() + self.seconds * (lines.count("ready") >= self.count)
+
+
 def test_a_failure_does_not_stop_the_next_and_the_same_command_repeats_it_alone(planned, tmp_path):
     marks = f"open({str(tmp_path / 'marks')!r}, 'a')"
     planned(
@@ -95,19 +108,21 @@ def test_another_command_is_run_again(planned, tmp_path):
         assert measure_gpu.read_records(tmp_path)["a"]["last_line"] == text
 
 
-def test_at_its_limit_a_process_saves(tmp_path):
+def test_at_its_limit_a_process_saves(tmp_path, monkeypatch):
     log = tmp_path / "logs/a.log"
-    outcome = measure_gpu.run_job(job(SAVES, seconds=3.0), log, 20.0, never)
+    monkeypatch.setattr(measure_gpu, "time", Clock(log, 30.0))
+    outcome = measure_gpu.run_job(job(SAVES, seconds=30.0), log, 20.0, never)
     assert (outcome.exit_code, outcome.ended_by) == (143, "its time limit")
-    assert 3 <= outcome.seconds < 15
+    assert 30 <= outcome.seconds < 45
     assert "saved" in log.read_text().splitlines()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_a_process_that_does_not_end_is_killed_with_what_it_started(tmp_path):
+def test_a_process_that_does_not_end_is_killed_with_what_it_started(tmp_path, monkeypatch):
     log = tmp_path / "a.log"
     child = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {IGNORES!r}]); print(p.pid, flush=True)"
-    outcome = measure_gpu.run_job(job(child + "\n" + IGNORES, seconds=3.0), log, 0.5, never)
+    monkeypatch.setattr(measure_gpu, "time", Clock(log, 30.0, count=2))
+    outcome = measure_gpu.run_job(job(child + "\n" + IGNORES, seconds=30.0), log, 0.5, never)
     assert (outcome.exit_code, outcome.ended_by) == (-signal.SIGKILL, "its time limit")
     pid = next(int(line) for line in log.read_text().splitlines() if line.isdigit())
     deadline = time.monotonic() + 10
@@ -123,12 +138,14 @@ def test_a_process_that_does_not_end_is_killed_with_what_it_started(tmp_path):
         time.sleep(0.05)
 
 
-def test_all_seconds_bound_the_jobs(planned, tmp_path, capsys):
+def test_all_seconds_bound_the_jobs(planned, tmp_path, capsys, monkeypatch):
     planned(job(SAVES, "long", 60.0), job("print(1)", "late"))
-    options = Options(out=tmp_path, seconds=9.0, grace=3.0)
-    start = time.monotonic()
+    options = Options(out=tmp_path, seconds=33.0, grace=3.0)
+    clock = Clock(tmp_path / "logs/long.log", 30.0)
+    monkeypatch.setattr(measure_gpu, "time", clock)
+    start = clock.monotonic()
     measure_gpu.run_all(options, never)
-    assert time.monotonic() - start < 12
+    assert 30 <= clock.monotonic() - start < 36
     records = measure_gpu.read_records(tmp_path)
     assert records["long"]["exit_code"] == 143
     assert "late" not in records

@@ -81,7 +81,7 @@ def test_shapes_and_parameters_are_those_of_the_layers(side, channels):
 @pytest.mark.quick_compilation
 def test_kernels_start_at_a_deviation_of_a_fiftieth():
     model = DCGAN(width=32)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     kernels = [leaf for leaf in jax.tree.leaves(variables["params"]) if leaf.ndim > 1]
     assert len(kernels) == 6
     for kernel in kernels:
@@ -121,7 +121,8 @@ def test_a_transposed_convolution_is_that_of_flax():
                 y: Any = module.apply(variables, x)
                 return (y * jnp.float32(weights)).sum(), y
 
-            results.append(jax.value_and_grad(total, (0, 1), has_aux=True)(variables, x))
+            both = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))
+            results.append(both(variables, x))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *results)
 
 
@@ -129,7 +130,7 @@ def test_a_transposed_convolution_is_that_of_flax():
 def test_the_generator_is_its_layers_as_loops():
     rng = np.random.default_rng(0)
     model = Generator((8, 12, 2), width=3)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 5)))
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 5)))
     # With other values than 0 and 1, no part of BN is lost.
     variables = jax.tree.map(
         lambda x: jnp.asarray(rng.uniform(0.2, 1, x.shape), jnp.float32), variables
@@ -156,7 +157,7 @@ def test_the_gradient_of_the_generator_is_that_of_finite_differences():
     rng = np.random.default_rng(1)
     codes = rng.normal(size=(6, 5)).astype(np.float32)
     weights = rng.normal(size=(6, 8, 8, 1)).astype(np.float32)
-    variables = model.init(jax.random.key(0), codes)
+    variables = jax.jit(model.init)(jax.random.key(0), codes)
     # Kernels of 0.02 leave all images gray, where tanh is straight.
     params = jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x + 0.5, variables["params"])
 
@@ -201,7 +202,7 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
         DCGAN(code=6, width=4),
         jnp.asarray(digits.test.images[:8] / 127.5 - 1, "float32"),
     )
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     key = jax.random.key(3)
     batch = Batch(images, jnp.zeros(8, jnp.int32))
     stats = variables["batch_stats"]
@@ -255,7 +256,7 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
         new["discriminator"],
-        players_losses(g, d)[2],
+        jax.jit(players_losses)(g, d)[2],
     )
 
 
@@ -265,7 +266,7 @@ def test_a_frozen_discriminator_judges_as_it_does_for_itself():
     model = DCGAN(code=6, width=4)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)), jnp.float32)
-    variables = with_large_kernels(model.init(jax.random.key(0), images))
+    variables = with_large_kernels(jax.jit(model.init)(jax.random.key(0), images))
 
     @partial(jax.jit, static_argnums=0)
     def apply(frozen):
@@ -288,7 +289,7 @@ def test_precise_moments_of_the_discriminator_are_of_both_kinds_of_images():
     model = DCGAN(code=6, width=4)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.uniform(-1, 1, (8, 8, 8, 1)), jnp.float32)
-    variables = with_large_kernels(model.init(jax.random.key(0), images))
+    variables = with_large_kernels(jax.jit(model.init)(jax.random.key(0), images))
 
     @jax.jit
     def run(variables):
@@ -333,12 +334,12 @@ def test_losses_are_those_of_the_paper():
 
 def test_codes_of_evaluation_belong_to_the_images(digits):
     model, images = DCGAN(code=6, width=4), jnp.asarray(digits.test.images / 127.5 - 1, "float32")
-    variables = with_large_kernels(model.init(jax.random.key(0), images[:1]))
+    variables = with_large_kernels(jax.jit(model.init)(jax.random.key(0), images[:1]))
     outputs: Any = jax.jit(model.apply)(variables, images)
     logits = np.asarray(outputs["fake"])
     assert logits.std() > 0.1
     np.testing.assert_array_equal(outputs["judged"], logits)
-    part: Any = model.apply(variables, images[40:20:-1] + 1e-4)
+    part: Any = jax.jit(model.apply)(variables, images[40:20:-1] + 1e-4)
     np.testing.assert_allclose(part["fake"], logits[40:20:-1], rtol=1e-4, atol=1e-5)
     # The sums in NumPy, of whole numbers; only equal images have equal ones.
     pixels = digits.test.images.reshape(len(images), -1)
@@ -468,7 +469,10 @@ def test_mistakes_are_one_line(untrained, digits):
             lambda: next(jc.train(model, tx, digits, jc.TrainConfig(2), loss=NonSaturatingLoss())),
             "not normalized to -1..1.*subtract_mean=PIXEL_RANGE",
         ),
-        (lambda: model.init(jax.random.key(0), jnp.zeros((1, 6, 8, 1))), "images of 6x8 pixels"),
+        (
+            lambda: jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 6, 8, 1))),
+            "images of 6x8 pixels",
+        ),
         (
             lambda: Generator((8, 6, 1)).init(jax.random.key(0), codes),
             r"shape \(8, 6, 1\), which it halves twice",

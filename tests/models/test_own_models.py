@@ -775,6 +775,7 @@ print("kept")
 def test_states_keep_their_dtypes_in_x64(tmp_path):
     names = ["momentum", "noisy", "schedule-free", "muon"]
     env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "standard"}
+    env["XLA_FLAGS"] = ""
     env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # dtypes are of the program, not of its code
     done = subprocess.run(
         [sys.executable, "-c", WIDE, str(tmp_path), *names],
