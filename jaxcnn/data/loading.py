@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -86,17 +87,32 @@ def digits() -> tuple[Split, Split]:
         Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1995
         (its test part).
     """
-    from sklearn.datasets import load_digits
-
-    levels, labels = load_digits(return_X_y=True)
+    table = _digits_table()
+    levels, labels = table[:, :-1].astype(np.uint16), table[:, -1].astype(np.int32)
     # Adding 8 rounds the integer division to the nearest value.
-    images = ((levels.astype(np.uint16) * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
-    labels = labels.astype(np.int32)
+    images = ((levels * 255 + 8) // 16).astype(np.uint8).reshape(-1, 8, 8, 1)
     order = np.random.default_rng(0).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     test = np.zeros(len(labels), bool)
     test[order[::5]] = True
     return Split(images[~test], labels[~test]), Split(images[test], labels[test])
+
+
+def _digits_table() -> np.ndarray:
+    """Read the gray levels and the label of each of scikit-learn's digits, uint8 [1797, 65].
+
+    They are read from its file where that is found: the import of scikit-learn takes more than a
+    second.
+    """
+    package = importlib.util.find_spec("sklearn")
+    folders = (package and package.submodule_search_locations) or []
+    for folder in folders:
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            return np.loadtxt(file, np.uint8, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    return np.column_stack(load_digits(return_X_y=True)).astype(np.uint8)
 
 
 def _resolve_data_dir(data_dir: str | os.PathLike[str]) -> Path:

@@ -10,6 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jaxcnn.data import DATASETS, DataError, Dataset, Split, hold_out, load_dataset, subset
+from jaxcnn.data.loading import digits
 from jaxcnn.data.types import assemble, channel_statistics
 
 
@@ -48,6 +49,19 @@ def test_digits_are_those_of_scikit_learn_split_by_class():
     )
     pairs = zip(source.images.astype(int), source.target, strict=True)
     assert found == sorted((level.tobytes(), label) for level, label in pairs)
+
+
+def test_digits_are_the_same_where_the_file_of_scikit_learn_is_not_found(monkeypatch):
+    found = digits()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for mine, theirs in zip(found, digits(), strict=True):
+        np.testing.assert_array_equal(mine.images, theirs.images, strict=True)
+        np.testing.assert_array_equal(mine.labels, theirs.labels, strict=True)
+
+
+def test_digits_are_read_without_scikit_learn_whose_import_takes_a_second(monkeypatch):
+    monkeypatch.setattr("sklearn.datasets.load_digits", lambda **_: pytest.fail("it was called"))
+    assert len(load_dataset("digits").test.labels) == 360
 
 
 def test_digits_split_never_changes():
