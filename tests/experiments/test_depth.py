@@ -12,7 +12,7 @@ from experiments import depth
 from jaxcnn import runs
 
 ROOT = Path(depth.__file__).parent.parent
-TINY = ["--depths", "8", "32", "--width", "4", "--num-steps", "100", "--eval-every", "50"]
+TINY = ["--depths", "8", "32", "--width", "4", "--num-steps", "120", "--eval-every", "60"]
 TINY += ["--batch-size", "64", "--num-seeds", "2"]
 COLUMNS = (
     "family,depth,params,seeds,eval_split,train_error,train_error_std,train_error_ci95,"
@@ -187,7 +187,7 @@ def test_a_folder_of_another_config_is_refused(study, capsys):
     assert exit.value.code == 2
     # The first line is of the milestones, before the folder is read.
     milestones, error = capsys.readouterr().err.splitlines()
-    assert milestones.startswith("100 steps: the learning rate falls at 50 75")
+    assert milestones.startswith("120 steps: the learning rate falls at 60 90")
     assert error.startswith("error: ")
     assert "holds a run of another config: learning_rate (0.05 there, 0.2 here)" in error
 
