@@ -91,7 +91,7 @@ def job(out, *more, **env: str):
     ]
     outs = [["--out", str(out)], ["--out", str(out) + "-of-the-other"]]
     extra = more or ([], [])
-    return [start([*ours, *which[i], *outs[i], *extra[i]], **env) for i in (0, 1)]
+    return [start([*ours, *which[i], *outs[i], *extra[i]], 1, **env) for i in (0, 1)]
 
 
 def after_row(process, step):

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,8 @@ def _digits_table() -> np.ndarray:
             return np.loadtxt(file, np.uint8, delimiter=",")
     from sklearn.datasets import load_digits
 
-    return np.column_stack(load_digits(return_X_y=True)).astype(np.uint8)
+    source: Any = load_digits()
+    return np.column_stack([source.data, source.target]).astype(np.uint8)
 
 
 def _resolve_data_dir(data_dir: str | os.PathLike[str]) -> Path:
