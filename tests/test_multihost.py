@@ -32,32 +32,14 @@ data = jc.load_dataset("digits")
 config = jc.TrainConfig(
     batch_size=32, num_steps=4, eval_every=2, augment=jc.AugmentConfig(padding=1, flip=True)
 )
-model = jc.create_model("resnet8", 10, width=4)
+model = jc.create_model("convnet", 10, width=4, hidden=16, dropout=0.5, batch_norm=True)
 rows = [row for _, row in jc.train(model, jc.create_optimizer(jc.OptimizerConfig()), data, config)]
 print(json.dumps([[row[k] for k in ("train_loss", "eval_loss", "eval_error", "grad_norm")] for row in rows]))
 """
-STUDY = [
-    "--depths",
-    "8",
-    "--families",
-    "residual",
-    "--width",
-    "4",
-    "--batch-size",
-    "256",
-    "--num-seeds",
-    "1",
-    "--learning-rate",
-    "0.001",
-]
-STUDY += [
-    "--num-steps",
-    "560",
-    "--eval-every",
-    "80",
-    "--milestones",
-    "280",
-]  # the last 400 give the test time to kill it
+STUDY = ["--depths", "8", "--families", "residual", "--width", "4", "--batch-size", "64"]
+STUDY += ["--num-seeds", "1", "--learning-rate", "0.001", "--eval-every", "40"]
+# The last 160 give the test time to kill it.
+STUDY += ["--num-steps", "240", "--milestones", "120"]
 
 
 def free_port():
@@ -96,7 +78,11 @@ def test_two_processes_say_what_one_says():
         assert mine == pytest.approx(theirs, rel=1e-5)
 
 
-def job(out, *more):
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+"""The environment of jobs of which no number is read."""
+
+
+def job(out, *more, **env: str):
     """The depth study as two processes; `more` has the options that only one of them is given."""
     port, ours = free_port(), ["-m", "experiments.depth", *STUDY]
     which = [
@@ -105,13 +91,13 @@ def job(out, *more):
     ]
     outs = [["--out", str(out)], ["--out", str(out) + "-of-the-other"]]
     extra = more or ([], [])
-    return [start([*ours, *which[i], *outs[i], *extra[i]]) for i in (0, 1)]
+    return [start([*ours, *which[i], *outs[i], *extra[i]], 1, **env) for i in (0, 1)]
 
 
 def after_row(process, step):
     """Wait for the line of the row at `step`, and a little, so that a step is under way."""
     for line in process.stderr:
-        if re.search(rf"step {step}/560", line):
+        if re.search(rf"step {step}/240", line):
             time.sleep(0.2)
             return
     pytest.fail(f"no row {step}")
@@ -133,14 +119,14 @@ def ended(processes, seconds=60):
 def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_of_one(tmp_path):
     out = tmp_path / "job"
     both = job(out)
-    after_row(both[0], 80)
+    after_row(both[0], 40)
     both[1].send_signal(signal.SIGTERM)
     codes, said = ended(both)
     assert codes == [143, 143], said
     assert "resumes from here" in said[0]
 
     both = job(out)
-    after_row(both[0], 160)
+    after_row(both[0], 80)
     both[1].kill()
     killed = time.monotonic()
     codes, said = ended(both)
@@ -152,7 +138,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     alone = start(["-m", "experiments.depth", *STUDY, "--out", str(out)])
     codes, said = ended([alone], 120)
     assert codes == [0], said
-    assert "step 80/560" not in said[0]  # it went on from the job's checkpoint
+    assert "step 40/240" not in said[0]  # it went on from the job's checkpoint
 
     whole = start(["-m", "experiments.depth", *STUDY, "--out", str(tmp_path / "whole")])
     assert ended([whole], 120)[0] == [0]
@@ -160,7 +146,7 @@ def test_a_job_is_stopped_loses_a_process_and_ends_on_one_host_with_the_numbers_
     rows, expected = (
         jc.read_metrics(folder / "resnet8-seed0") for folder in (out, tmp_path / "whole")
     )
-    assert [row["step"] for row in rows] == list(range(80, 561, 80))
+    assert [row["step"] for row in rows] == list(range(40, 241, 40))
     for mine, theirs in zip(rows, expected, strict=True):
         for name in (
             "train_loss",
@@ -190,7 +176,7 @@ def test_a_job_leaves_the_runs_of_another_process_alone(tmp_path):
     """Process 0 alone sees the lock, and both go on to the next run."""
     out, more = tmp_path / "job", ["--num-seeds", "2", "--num-steps", "4", "--milestones", "2"]
     with lock_folder(out / "resnet8-seed0" / "checkpoints"):
-        both = job(out, more, more)
+        both = job(out, more, more, **QUICK)
         codes, said = ended(both, 400)
     assert codes == [0, 0], said
     owner = f"resnet8-seed0: process {os.getpid()} on {socket.gethostname()}"
@@ -199,7 +185,7 @@ def test_a_job_leaves_the_runs_of_another_process_alone(tmp_path):
     assert (out / "resnet8-seed1" / "result.json").exists()
     assert not (out / "resnet8-seed0" / "metrics.jsonl").exists()
     # It is the last run, so this job draws.
-    codes, said = ended(job(out, more, more), 400)
+    codes, said = ended(job(out, more, more, **QUICK), 400)
     assert codes == [0, 0], said
     assert (out / "table.csv").exists()
 

@@ -123,6 +123,9 @@ def run(code, folder):
     skipped = ("JAX_NUMPY", "XLA_FLAGS")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(skipped)}
     environment |= {"PYTHONPATH": f"{root}{os.pathsep}{tests}", "OUT": str(folder)}
+    # The processes share what they compile.
+    environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["JAXCNN_CACHE"], "programs")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     source = f"import os, numpy as np, test_own_pieces as own; out = os.environ['OUT']; {code}"
     command = [sys.executable, "-c", source]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -204,6 +204,7 @@ def test_intersection_over_union_is_that_of_the_sets():
     assert np.isnan(found[4])
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_segmentation_study_leaves_table_figures_and_runs(tmp_path):
     out = tmp_path / "runs"

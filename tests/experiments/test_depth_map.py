@@ -26,6 +26,7 @@ def test_the_baseline_is_the_best_constant_of_each_pixel():
         assert metrics.depth_errors(other, depth).rmse_log > least
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_depth_study_leaves_table_figures_and_runs(tmp_path, capsys):
     out = tmp_path / "runs"

@@ -37,6 +37,7 @@ def test_masked_pixels_are_tinted():
     assert detection.tinted(image, masks[:0]).tolist() == image.tolist()
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_detection_study_leaves_table_figures_and_runs(tmp_path, capsys):
     out = tmp_path / "runs"

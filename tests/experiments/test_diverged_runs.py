@@ -58,6 +58,7 @@ def lines(out: Path) -> list[dict[str, str]]:
         return [line for line in csv.DictReader(file) if line["seeds"]]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_diverged_run_is_told_and_the_others_are_drawn(study, tmp_path, capsys):

@@ -70,15 +70,24 @@ def test_what_a_kill_leaves_is_judged(tmp_path):
     assert "nothing can be restored" in str(kills.inspect_folder(tmp_path, 0.1, [8])["broken"])
 
 
+EVERY = 30
+"""Steps from row to row of the shortened study."""
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
+    """A folder of trials; their study has half of the steps, and a quarter of the images in each."""
+    changed = ["--batch-size", "64", "--num-steps", str(4 * EVERY), "--eval-every", str(EVERY)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interrupts, "STEPS", 4 * EVERY)
+        patch.setattr(interrupts, "STUDY", [*interrupts.STUDY, *changed, "--milestones", "60"])
+        yield tmp_path_factory.mktemp("home")
 
 
 @pytest.fixture(scope="module")
 def stopped(home):
     """A trial of each signal: Ctrl-C, once and twice, in the first compilation, SIGTERM at a random step."""
-    options = Options(out=home)
+    options = Options(out=home, seed=1)
     keys = [("Ctrl-C", 0), ("SIGTERM", 1), ("Ctrl-C twice", 0)]
     return {fault: interrupts.trial(options, fault, number) for fault, number in keys}
 
@@ -106,6 +115,28 @@ def test_a_second_ctrl_c_ends_it_at_once(stopped):
     assert trial["restored"]  # by the same command, afterwards
     assert (trial["code"], trial["compiling"]) == (130, True)
     assert trial["seconds"] < interrupts.AT_ONCE
+
+
+@pytest.mark.slow
+def test_a_killed_study_ends_with_the_bits_of_one_that_never_stopped(home, tmp_path):
+    """By -9, which no process answers."""
+    signals = home / "signals"
+    reference = interrupts.reference_run(signals)
+    with interrupts.start_study(tmp_path, signals / "cache") as process:
+        # The save at the second row begins when that at the first is on disk.
+        assert wait_until(lambda: interrupts.recorded_steps(tmp_path)[-1:] > [2 * EVERY], process)
+        process.kill()
+        process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / interrupts.RUN / "result.json").exists()
+    before = interrupts.recorded_steps(tmp_path)
+    with interrupts.start_study(tmp_path, signals / "cache") as process:
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    after = interrupts.recorded_steps(tmp_path)[len(before) :]
+    assert after == list(range(after[0], interrupts.STEPS + 1))
+    assert after[0] > EVERY
+    assert interrupts.equal_ends(interrupts.final_state(tmp_path), reference["end"])
 
 
 def test_complaints_about_signals():
@@ -307,22 +338,25 @@ def test_a_second_run_is_refused_and_a_deleted_folder_is_one_line(
 ):
     """The script itself: while one process trains a run another names it, and the folder is then deleted."""
     folder = tmp_path / "study"
-    with interrupts.start_study(
-        folder, home / "signals" / "cache", "--num-steps", "100000"
-    ) as process:
-        # The save at 160 begins when that at 80 is on disk, which ten more steps do not tell: under
-        # load it takes longer.
-        assert wait_until(
-            lambda: interrupts.recorded_steps(folder)[-1:] > [160], process, every=0.05
-        )
+    steps = ["--num-steps", "100000", "--eval-every", "150"]
+
+    def saved():
+        return {
+            int(path.name) for path in folder.glob("*/checkpoints/[0-9]*") if path.name.isdigit()
+        }
+
+    with interrupts.start_study(folder, home / "signals" / "cache", *steps) as process:
+        assert wait_until(saved, process, every=0.05)
         owner = f"resnet8-seed0: process {process.pid} on {socket.gethostname()}"
         monkeypatch.setattr("jaxcnn.runs.single.train", lambda *a, **k: pytest.fail("it trained"))
-        args = [*interrupts.STUDY, "--num-steps", "100000", "--out", str(folder)]
-        assert depth.main(args) == 0
+        assert depth.main([*interrupts.STUDY, *steps, "--out", str(folder)]) == 0
         held, hint = capsys.readouterr().err.splitlines()[-2:]
         assert held == f"0 of 1 runs are finished; others are trained by {owner}"
         assert "--plot-only" in hint
         assert process.poll() is None
+        # Between two saves: one has just ended.
+        before = saved()
+        assert wait_until(lambda: saved() - before, process, every=0.01)
         shutil.move(folder, tmp_path / "away")
         began = time.monotonic()
         said = process.communicate(timeout=60)[1]

@@ -420,7 +420,6 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
 # The auxiliary head.
 
 
-@pytest.mark.quick_compilation
 def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
     model: Any = create_model("pspnet", 2, **PSPNET)
     shape = (8, 8, 3)

@@ -45,7 +45,6 @@ def test_every_line_of_the_table_is_read():
 
 
 @pytest.mark.slow
-@pytest.mark.quick_compilation
 @pytest.mark.parametrize(("task", "code", "rate"), TABLE, ids=[task for task, *_ in TABLE])
 def test_what_the_table_says_trains_and_has_its_rate_in_rows(
     task, code, rate, names, data, one, tmp_path
