@@ -144,3 +144,12 @@ def one_device():
 
     with on_one_device():
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_figures(request):
+    """Write the figures of scripts with a quarter of the dots: half of the time to draw one is that of its pixels."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "experiments" in request.path.parts[-2:]:
+            patch.setattr("jaxcnn.plots.style.DPI", 40)
+        yield

@@ -15,6 +15,11 @@ from experiments import published
 from jaxcnn.data import Dataset, Split, channel_statistics
 
 
+@pytest.fixture(scope="module")
+def small_figures():
+    """Figures have all of their dots here."""
+
+
 @pytest.fixture
 def data(monkeypatch):
     """Images of random colors with CIFAR-10's shape and classes, since the predictions for noise are all the same."""
