@@ -70,19 +70,19 @@ PRESETS = {
     ),
 }
 NOTES = (
-    "images_per_second is of `train`, q25 and q75 its quartiles over the rounds; overhead is fit's "
-    "time over that of the bare jitted step, with what fit does once a row, which is of "
-    "steps_a_round steps here; inputs is the share of the step's time which making inputs takes "
-    "alone.",
+    "images_per_second is that of `train`, and q25 and q75 are its quartiles over the rounds. "
+    "overhead is the time that `train` adds to the bare jitted step; it contains what `train` does "
+    "once a row, which has steps_a_round steps here. inputs is the share of a step's time that "
+    "making its inputs takes alone.",
     "peak is the fastest matrix product in the same dtype and copy the fastest copy, measured at "
     "the start of the run. FLOP are 6 for each multiply-add. traffic and planned memory are XLA's "
     "plans for one device, the data set left out.",
     "first_step: from everything imported and loaded to the end of the first step, in a process of "
     "its own, with an empty cache of programs (cold) and again (warm); imports: from the command "
     "to there. peak_mib is what a device says it used.",
-    "PyTorch: the same layers, batch, threads and optimiser, in turns with fit, on floats that lie "
-    "ready (fit gathers, crops and flips its own); over_pytorch is the median of the rounds' "
-    "ratios to the best of its forms.",
+    "PyTorch trains the same layers with the same batch, threads and optimizer, in turns with "
+    "`train`. Its inputs are floats in memory, while `train` gathers, crops and flips images. "
+    "over_pytorch is the median over the rounds of the ratio to the fastest of its forms.",
 )
 """Notes below the table. The last one is for tables with PyTorch's columns."""
 
@@ -293,7 +293,7 @@ def measure_rounds(
     """
     bare = timing.time_bare_step(workload)
     runs = {
-        "fit": timing.time_train(workload, num_steps),
+        "train": timing.time_train(workload, num_steps),
         "bare": bare,
         "inputs": timing.time_inputs(workload),
     }
@@ -301,7 +301,7 @@ def measure_rounds(
     # A scan of another length would be another program.
     settle_steps = num_steps if workload.strategy.scans else 1
     settle = {
-        name: (lambda _, run=run: run(settle_steps)) for name, run in (runs | {"fit": bare}).items()
+        name: (lambda _, run=run: run(settle_steps)) for name, run in (runs | {"train": bare}).items()
     }
     return timing.time_alternately(runs, num_steps, rounds, settle, should_stop)
 

@@ -24,7 +24,7 @@ ENVIRONMENT_VARIABLES = ("XLA_FLAGS", "GLIBC_TUNABLES")
 Timings = Mapping[str, Sequence[float]]
 """Seconds of each round, by the name of the run.
 
-The names are "fit", "bare", "inputs" and those of PyTorch's forms.
+The names are "train", "bare", "inputs" and those of PyTorch's forms.
 """
 PRINTED_COLUMNS = {
     "network": ("network", "{}", 12),
@@ -86,15 +86,15 @@ def timing_columns(timings: Timings, counts: StepCounts, peak: Peak) -> dict[str
     """
     images = counts.batch_size * counts.num_steps
     train_rate, bare_rate = (
-        quartiles([images / seconds for seconds in timings[name]]) for name in ("fit", "bare")
+        quartiles([images / seconds for seconds in timings[name]]) for name in ("train", "bare")
     )
-    overhead = quartiles([100 * (a / b - 1) for a, b in _pairs(timings, "fit", "bare")])
+    overhead = quartiles([100 * (a / b - 1) for a, b in _pairs(timings, "train", "bare")])
     inputs = quartiles([100 * a / b for a, b in _pairs(timings, "inputs", "bare")])
     row: dict[str, Any] = {
         "images_per_second": train_rate.median,
         "q25": train_rate.low,
         "q75": train_rate.high,
-        "rounds": len(timings["fit"]),
+        "rounds": len(timings["train"]),
         "steps_a_round": counts.num_steps,
         "bare_images_per_second": bare_rate.median,
         "overhead_percent": overhead.median,
@@ -139,10 +139,10 @@ def _pytorch_columns(timings: Timings, images: int) -> dict[str, Any]:
 
     The best form is the one with the smallest median ratio.
     """
-    forms = [name for name in timings if name not in ("fit", "bare", "inputs")]
+    forms = [name for name in timings if name not in ("train", "bare", "inputs")]
     if not forms:
         return {}
-    ratios = {form: quartiles([b / a for a, b in _pairs(timings, "fit", form)]) for form in forms}
+    ratios = {form: quartiles([b / a for a, b in _pairs(timings, "train", form)]) for form in forms}
     best = min(forms, key=lambda form: ratios[form].median)
     row: dict[str, Any] = {
         "over_pytorch": ratios[best].median,

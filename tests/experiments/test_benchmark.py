@@ -153,7 +153,7 @@ def test_the_presets_are_sound():
 def test_a_line_is_the_arithmetic_of_its_seconds():
     """Two rounds of 2 steps of 10 images: 20 images in so many seconds."""
     took = {
-        "fit": [2.0, 4.0],
+        "train": [2.0, 4.0],
         "bare": [1.0, 4.0],
         "inputs": [0.1, 0.2],
         "eager": [4.0, 4.0],
@@ -177,7 +177,7 @@ def test_a_line_is_the_arithmetic_of_its_seconds():
 
 
 def test_the_flat_roof_holds_beyond_the_ridge_and_what_nobody_tells_is_none():
-    took = {"fit": [1.0], "bare": [1.0], "inputs": [0.1]}
+    took = {"train": [1.0], "bare": [1.0], "inputs": [0.1]}
     assert report.timing_columns(took, COUNTS._replace(traffic=1e8), PEAK)["roof_percent"] == 20.0
     assert (
         report.timing_columns(took, COUNTS._replace(devices=2), PEAK)["flop_a_byte"] == 1.0
