@@ -301,7 +301,8 @@ def measure_rounds(
     # A scan of another length would be another program.
     settle_steps = num_steps if workload.strategy.scans else 1
     settle = {
-        name: (lambda _, run=run: run(settle_steps)) for name, run in (runs | {"train": bare}).items()
+        name: (lambda _, run=run: run(settle_steps))
+        for name, run in (runs | {"train": bare}).items()
     }
     return timing.time_alternately(runs, num_steps, rounds, settle, should_stop)
 
