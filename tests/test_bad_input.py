@@ -254,6 +254,8 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "classes is ('a',)", "expected two names or more"),
     ("no names of classes and the loss of classes", lambda r: fit_with(classes=()),
      DataError, "classes is ()", "a loss of your own where labels are not classes"),
+    ("names of classes in an array", lambda r: fit_with(classes=np.array(["a", "b", "c", "d"])),
+     DataError, "classes is", "expected two names or more"),
     ("a number for the classes", lambda r: fit_with(classes=of(4)),
      DataError, "classes is 4", "expected two names or more"),
     ("a mean per channel", lambda r: fit_with(mean=MEAN.mean((0, 1))),

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxcnn.arguments import check_integer, format_value
-from jaxcnn.data.checking import verify_dataset, verify_images
+from jaxcnn.data.checking import class_names_error, verify_dataset, verify_images
 from jaxcnn.data.types import (
     DataError,
     Dataset,
@@ -143,10 +143,7 @@ def _check_classes(classes: Any, num_classes: int | None) -> tuple[str, ...] | N
         return None
     is_sequence = isinstance(classes, (tuple, list)) and len(classes) > 1
     if not is_sequence or not all(isinstance(item, str) for item in classes):
-        raise DataError(
-            f"classes is {format_value(classes)}; expected two names or more: write ('cat', "
-            "'dog'), say"
-        )
+        raise class_names_error(classes, "leave out classes")
     if len(set(classes)) < len(classes):
         twice = next(item for item in classes if classes.count(item) > 1)
         raise DataError(f"classes has {format_value(twice)} twice; expected different names")

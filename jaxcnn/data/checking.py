@@ -432,13 +432,26 @@ def _count_classes(classes: Any) -> int:
     """Check class names and return their number."""
     valid = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not valid or len(classes) < 2:
-        own = ", or a loss of your own where labels are not classes"
-        other = "" if classes else f"{own}: loss=lambda outputs, batch: (losses, {{}})"
-        raise DataError(
-            f"classes is {format_value(classes)}; expected two names or more: write ('cat', "
-            f"'dog'), say{other}"
+        raise class_names_error(
+            classes,
+            "a loss of your own where labels are not classes, loss=lambda outputs, batch: "
+            "(losses, {})",
         )
     return len(classes)
+
+
+def class_names_error(classes: Any, alternative: str) -> DataError:
+    """Return the error for what are not two names of classes or more.
+
+    Args:
+        classes: any value.
+        alternative: what to write instead where there are no names.
+    """
+    is_empty = isinstance(classes, (tuple, list)) and not classes
+    end = f", or {alternative}" if is_empty else ", say"
+    return DataError(
+        f"classes is {format_value(classes)}; expected two names or more: write ('cat', 'dog'){end}"
+    )
 
 
 def _check_statistic(name: str, value: Any, shape: Shape) -> None:

@@ -335,6 +335,7 @@ def test_what_cannot_be_read_in_one_way_is_one_line(train, says):
     [
         ({"test": (X[:, :4], Y)}, r"test images have shape \(4, 6, 3\); expected \(5, 6, 3\)"),
         ({"test": (X, Y + 1)}, r"test labels span 1..4; expected 0..3.*write labels - 1"),
+        ({"classes": ()}, r"classes is \(\); expected two names or more: .*leave out classes"),
         ({"test": (X, Y + 3)}, r"test labels span 3..6; expected 0..3.*num_classes=7"),
         ({"test": (X, Y.astype(str))}, "expected one form in all parts"),
         ({"test": (X, np.eye(4)[Y])}, "expected one form in all parts"),
