@@ -92,7 +92,7 @@ class FigureOptions:
           figure: of matplotlib.
           path: of the file, without the suffix.
         """
-        # matplotlib takes half a second, which a script would spend before its first step.
+        # The main command imports matplotlib (a third of a second) only when it draws.
         from jaxcnn import plots
 
         plots.save(figure, path.with_name(f"{path.name}.{self.format}"))

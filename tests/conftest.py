@@ -148,7 +148,7 @@ def one_device():
 
 @pytest.fixture(scope="module", autouse=True)
 def small_figures(request):
-    """Write the figures of scripts with a quarter of the dots: half of the time to draw one is that of its pixels."""
+    """Write the figures of scripts at a quarter of their resolution, which saves half of the time to draw them."""
     with pytest.MonkeyPatch.context() as patch:
         if "experiments" in request.path.parts[-2:]:
             patch.setattr("jaxcnn.plots.style.DPI", 40)

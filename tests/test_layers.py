@@ -138,7 +138,7 @@ def test_the_top_level_is_fixed():
 def test_importing_the_library_is_light():
     """What one task needs is imported when it is asked for: a machine without it can do the others.
 
-    A script's first step does not wait for it either.
+    The first step of the main command does not wait for it either.
     """
     heavy = [
         "matplotlib",

@@ -100,7 +100,7 @@ def digits() -> tuple[Split, Split]:
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
     """Return the gray levels 0..16, [1797, 64], and the labels, [1797], in scikit-learn's order."""
-    # Importing scikit-learn takes as long as importing JAX. Its file is read without that.
+    # Importing scikit-learn takes most of a second. Its file is read without that.
     spec = importlib.util.find_spec("sklearn")
     if spec is not None and spec.origin is not None:
         file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"

@@ -25,7 +25,7 @@ from jaxcnn.plots.style import DPI
 
 @pytest.fixture(scope="module")
 def small_figures():
-    """Figures have all of their dots here."""
+    """Write figures at full resolution, whose size is tested here."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: mistakes, tables, the effect itself, and runs killed and continued in fresh processes."""
+"""The script as a user runs it: mistakes, presets, tables and the effect itself."""
 
 import csv
 from pathlib import Path

@@ -41,7 +41,7 @@ HOSTILE = '<script>alert("1")</script> & \'"><img src=http://x.example/a.png>'
 
 @pytest.fixture(scope="module")
 def small_figures():
-    """A page shows figures at the size that all of their dots give."""
+    """Write figures at full resolution, whose size is tested here."""
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from jaxcnn.data import Dataset, Split, channel_statistics
 
 @pytest.fixture(scope="module")
 def small_figures():
-    """Figures have all of their dots here."""
+    """Write figures at full resolution, whose size is tested here."""
 
 
 @pytest.fixture
