@@ -1,6 +1,6 @@
 """Interpretation of a network: functions of a model, its state and images.
 
-They take any flax.linen module. Layers are named by their paths, such as "stage1_block0/conv1".
+They take any flax.linen module. Layers are named by their paths, such as "stage1_block1/conv1".
 The library's models also have names for their stages, such as "stage1".
 
 - Why this class: `attribution` by one of `ATTRIBUTION_METHODS`, or directly `gradcam`,
