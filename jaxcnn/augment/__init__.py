@@ -6,7 +6,8 @@ normalized: by default 0..1 minus the mean image. A function of five arguments a
 another example of the batch, its partner.
 
 - Crops and flips: `AugmentConfig`, and `from_config`, which makes a function of one. `augment`
-  applies one to an image. `standard_augmentation` has the usual one of a named data set.
+  applies one to an image, with a key and a normalizer. `standard_augmentation` has the usual one of
+  a named data set.
 - Single functions: `random_crop`, `random_flip`, `random_resized_crop`.
 - Functions that make one: `cutout`, `cutmix`, `mixup`, `rand_augment` (of `OPERATIONS`), `chain`.
 - Normalization: `normalize`, `Normalizer`, `make_normalizer`, `IMAGENET_NORMALIZER`.

@@ -1,8 +1,8 @@
-"""Programs rewritten for an x86 CPU, behind one seam.
+"""Programs rewritten for an x86 CPU.
 
 A program (a jaxpr) is read after tracing and evaluated with other operations instead of some:
-oneDNN's fast convolutions, and gradients of max pooling that use all threads. This module is the
-seam: other packages import from it alone. `optimized` takes a function and returns one with the
+oneDNN's fast convolutions, and gradients of max pooling that use all threads. Other packages import
+from this one alone, not from its modules. `optimized` takes a function and returns one with the
 same results up to rounding, so that no other package needs to know which operations are replaced.
 `rewriting` has the general mechanism, `convolution` and `pooling` have the rules, and `onednn` has
 the calls.

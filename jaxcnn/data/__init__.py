@@ -1,11 +1,13 @@
-"""Data sets of images as arrays: uint8 images, int32 labels, and statistics.
+"""Data sets of images as arrays: uint8 images, their labels, and statistics.
 
 `load_dataset` loads a data set by name, such as "cifar10", `image_folder` reads a folder of images,
 and `dataset` takes arrays.
 
-- Types: `Dataset`, `Split`, `DATASETS` (the names), `DataError`, `ImageError`.
+- Types: `Dataset`, `Split`. `DATASETS` describes the data sets by name.
+- Errors: `DataError`, `ImageError`.
 - Parts: `subset`, `hold_out`.
-- Files: `image_folder_with_paths`, `image_files`, `load_image`, `load_images`, `resize_image`.
+- Files: `image_folder_with_paths`, `image_files`, `load_image`, `load_images`. `resize_image` does
+  the same with an array.
 - Statistics: `channel_statistics`.
 - Checks: `verify_dataset`, `verify_split`, `verify_images`, `verify_inputs`.
 """

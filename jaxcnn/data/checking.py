@@ -12,6 +12,11 @@ from jaxcnn.data.types import DataError, Dataset, Scale, Split, label_arrays
 
 Shape = tuple[int, ...]
 
+OWN_LOSS = (
+    "a loss of your own where labels are not classes: loss=lambda outputs, batch: (losses, {})"
+)
+"""What to write for labels that the losses of the library do not take."""
+
 
 def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
     """Check all splits, class names and statistics of a data set.
@@ -353,7 +358,8 @@ def _check_labels(name: str, labels: Any, mask_shape: Shape, num_classes: int | 
     fix = "write labels.astype(np.int32)"
     # NaN is a fraction here too, as it is not equal to itself.
     if kind == "f" and (fractions := labels[labels != np.floor(labels)]).size:
-        fix = f"{fractions[0]:.4g} is the number of no class, so number them from 0"
+        number = f"{fractions[0]:.4g}"
+        fix = f"{number} is the number of no class, so number them from 0, or write {OWN_LOSS}"
     elif kind in "US":
         fix = "write np.unique(labels, return_inverse=True)[1].astype(np.int32)"
     raise DataError(f"{name} are {labels.dtype}; expected int32: {fix}")
@@ -432,11 +438,7 @@ def _count_classes(classes: Any) -> int:
     """Check class names and return their number."""
     valid = isinstance(classes, (tuple, list)) and all(isinstance(name, str) for name in classes)
     if not valid or len(classes) < 2:
-        raise class_names_error(
-            classes,
-            "a loss of your own where labels are not classes, loss=lambda outputs, batch: "
-            "(losses, {})",
-        )
+        raise class_names_error(classes, OWN_LOSS)
     return len(classes)
 
 

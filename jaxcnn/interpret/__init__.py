@@ -1,15 +1,18 @@
-"""Interpretation of a network: functions of a model, its state and images.
+"""Interpretation of a network: most functions take a model, its state and images.
 
 They take any flax.linen module. Layers are named by their paths, such as "stage1_block1/conv1".
 The library's models also have names for their stages, such as "stage1".
 
-- Why this class: `attribution` by one of `ATTRIBUTION_METHODS`, or directly `gradcam`,
-  `gradcam_plus_plus`, `guided_backprop`, `integrated_gradients`, `occlusion`.
+- Why this class: `attribution` takes the name of a method (`ATTRIBUTION_METHODS`). The methods are
+  functions too: `gradcam`, `gradcam_plus_plus`, `guided_backprop`, `integrated_gradients`,
+  `occlusion`.
 - What a layer sees: `feature_maps`, `first_kernels`, `top_activations` (`TopActivations`),
-  `maximize_activation`, `receptive_fields` (`ReceptiveField`), `receptive_patch`.
-- Signals through the layers: `responses`, `response_std`, `map_responses`, `gradient_norms`,
-  `kernel_norms`, `effective_rank`, `effective_ranks`, `similarity`.
-- Structure: `summary` (`ModelSummary`, `LayerSummary`), `stage_shapes`.
+  `maximize_activation`, and `receptive_patch`, the part of an image in a `ReceptiveField`.
+- Signals through the layers: `responses` (of variables), `response_std`, `gradient_norms`,
+  `effective_ranks`, `kernel_norms` (of parameters). `map_responses` applies a function of one
+  layer's features, such as `effective_rank` or `similarity`, to every layer.
+- Structure, of a model and an image's shape: `summary` (`ModelSummary`, `LayerSummary`),
+  `stage_shapes`, `receptive_fields`.
 
 Example:
   >>> import jaxcnn as jc

@@ -3,11 +3,12 @@
 `Metrics` are the sums of losses and their metrics; `count` makes those of a batch, `zeros` those of
 no examples, and `add` adds two. Other measures are computed from all predictions of a model:
 
-- a classifier: `confusion`, `iou`, `calibration` (`Calibration`);
+- a classifier: `confusion`, `calibration` of probabilities (`Calibration`);
+- segmentation: `iou` of a confusion matrix;
 - a detector: `average_precision` (at `IOU_THRESHOLDS`);
 - poses: `pck`, `correct_keypoints`, `keypoint_similarity`;
 - depth maps: `depth_errors` (`DepthErrors`);
-- a reader: `character_error_rate`, `edit_distance`;
+- text, as padded integers: `character_error_rate`, `edit_distance`;
 - a generator of images: `frechet_distance`.
 """
 

@@ -1,14 +1,14 @@
 """Networks as flax.linen modules, and `create_model`, which makes one from its name.
 
 Modules map float32 images [b, h, w, c] to float32 logits: [b, num_classes] of classifiers,
-[b, h, w, num_classes] of segmentation networks. Detectors, `PoseNet` and `DCGAN` have several
+[b, h, w, num_classes] of segmentation networks. Detectors, pose networks and GANs have several
 outputs, a dict. `train` is explicit, and `stages=True` returns the named intermediate maps as well.
 
 - By name: `create_model`, `list_models`, `MODELS`, and `model_call`, its inverse.
 - Classifiers: `MLP`, `ConvNet`, `LeNet5`, `LeNet1998`, `AlexNet`, `VGG`, `GoogLeNet`,
   `CifarResNet`, `PreActResNet`, `ResNet`.
-- Networks whose outputs are images (`IMAGE_NETWORKS`): `UNet`, `PSPNet`, `DeepLabV3Plus`,
-  `Autoencoder`.
+- Dense prediction, an output for each pixel (`IMAGE_NETWORKS`): `UNet`, `PSPNet`,
+  `DeepLabV3Plus`, `Autoencoder`.
 - Others have modules of their own: `jaxcnn.models.ssd`, `.yolo`, `.faster_rcnn`, `.pose`, `.dcgan`,
   `.line_reader`.
 - Of any network: `count_parameters`, and `select_output`, which makes a network of one output.

@@ -5,11 +5,12 @@
 of the last step, where the optimizer's state has it: that of `create_optimizer` has, and that of
 `optax.inject_hyperparams`. Elsewhere it is None, as where parts have different rates.
 
-- By name: `create_optimizer`, `OPTIMIZERS` (`OptimizerSpec`), `SCHEDULES`, and `config_of`, which
-  returns the config.
+- By name: `create_optimizer`, `OPTIMIZERS` (`OptimizerSpec`), `SCHEDULES`. `config_of` returns the
+  config and the arguments that an optimizer was made with.
 - Around any optimizer: `with_ema`, `scale_by_scheduled_rate` (`RateState`), `as_transformation`.
 - Of a state: `current_learning_rate`, `eval_params`, `eval_leaves`.
-- Parts of the parameters: `decay_mask`, `trainable_params`, `in_stage`, `check_stages`.
+- Parts of the parameters: `decay_mask`, `trainable_params`. Names of stages: `in_stage` tests one,
+  and `check_stages` checks several.
 
 Example:
   >>> import jax, jaxcnn as jc, optax

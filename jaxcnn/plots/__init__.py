@@ -1,15 +1,15 @@
 """Figures. Matplotlib is imported by this package alone.
 
-Functions return a figure of matplotlib, and `save` writes it.
+These functions return a figure of matplotlib, and `save` writes it:
 
-- Curves: `curves`, `lr_finder`, `panels` (of `Panel`, `Line` and `Mark`), `band`,
-  `with_background`.
+- Curves: `curves`, `lr_finder`, `panels` (of `Panel`, `Line` and `Mark`).
 - Numbers: `bars`, `heatmap`, `tiles` (of `Tile` and `Frame`).
-- Classifiers: `confusion`, `reliability`.
+- Classifiers: `confusion`, `reliability`. Text lines read with CTC: `frame_probabilities`.
 - Losses: `contours` and `surfaces_3d` (of `Field`), `optimizer_paths` (of `Surface`).
-- Images: `image_grid` (of `Strip`; `Box` and `Stroke` are drawn on them), `mosaic`, `overlay`,
-  `to_rgb`, `direction_colors`, `frame_probabilities`.
-- Colors: `COLORS`.
+- Images: `image_grid`, and `mosaic` (of `Strip`, with `Box` and `Stroke` on it).
+
+These make parts of one: `band` a line, `with_background` panels, and `overlay`, `to_rgb` and
+`direction_colors` images. `COLORS` are the colors of lines.
 """
 
 from jaxcnn.plots.bars import bars as bars

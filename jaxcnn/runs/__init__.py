@@ -3,9 +3,10 @@
 They can be stopped at any moment. The same call, with the same folder, resumes them.
 
 - Train: `run` trains a config, `sweep` several. `Build` and `Measure` are the types of your own
-  pieces. `open_run_dir` returns the log of a loop of your own.
+  pieces.
+- Log: `open_run_dir` opens the log of a run, for a loop of your own.
 - Read: `finished_runs` (`Run`), `load_trained_model` (`TrainedModel`), `aggregate_seeds`,
-  `eval_split`, `pack`.
+  `eval_split`. `pack` writes the finished runs to one file.
 - For `jaxcnn.search`: `experiment_evaluator`, `train_until`, `run_name`, `SearchStopped`.
 - Pieces of a config: `model_and_optimizer`, `subset_for`.
 """

@@ -1,7 +1,8 @@
 """Published weights: safetensors files, and files of `torch.save` without PyTorch.
 
 `load_weights` returns the variables of a network from a file, and `export_weights` writes a file.
-`create_pretrained` makes the network of a repository on the Hugging Face Hub. Nothing in a file is
+`create_pretrained` returns the network of a repository on the Hugging Face Hub, with its weights
+and preprocessing. Nothing in a file is
 executed.
 
 - Files: `read_weights`, `read_metadata`.
