@@ -473,9 +473,9 @@ def recompute_batch_stats(
     strategy: parallel.Strategy | None = None,
     normalizer: Normalizer | Dataset | None = None,
 ) -> StateT:
-    """Return `state` with exact averages of BN's moments ("precise BN").
+    """Return `state` with exact averages of BN's batch statistics ("precise BN").
 
-    They replace the moving averages. The authors' released networks were tested so. The averages
+    They replace the running averages. The authors' released networks were tested so. The averages
     are over the first `n` images of `split`, which are not augmented. Only whole batches are used,
     so the last n mod batch images are left out.
 

@@ -806,10 +806,11 @@ def check_model(
     is_classifier, is_reconstruction = has_class_labels(loss), isinstance(loss, Reconstruction)
     num_classes = data.num_classes
     compares_classes = is_classifier or is_reconstruction
-    if compares_classes and getattr(model, "num_classes", num_classes) != num_classes:
+    count = getattr(model, "num_classes", num_classes)
+    if compares_classes and count != num_classes:
         raise ArgumentError(
-            f"the model has {model.num_classes} classes "  # pyright: ignore[reportAttributeAccessIssue]
-            f"and the data {num_classes}; build it with as many"
+            f"the model gives {count} output{'s' * (count != 1)} and the data has {num_classes} "
+            f"classes; expected as many. Build the model with {num_classes} outputs."
         )
     # The library's models are tested to return what their fields say, and tracing takes seconds.
     # What remains is an answer for each image where the data has one for each pixel, or vice versa.

@@ -14,7 +14,7 @@ from data_fakes import bare_machine, fake, flip, register, write_archives, write
 from scripts import train_config
 
 import jaxcnn as jc
-from jaxcnn import runs
+from jaxcnn import interpret, runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import (
@@ -314,6 +314,33 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "recompute_batch_stats is 7; expected 8 (one batch) to 40", "or 0"),
     ("a channel that never changes", lambda r: fit(flat_blue(), divide_std=True),
      ArgumentError, "divide_std is True", "write divide_std=False"),
+    # one thing for another
+    ("a data set to evaluate", lambda r: jc.evaluate(r.model, r.state, of(GOOD)),
+     DataError, "split is a Dataset", "write data.test"),
+    ("a data set to predict", lambda r: jc.predict(r.model, r.state, of(GOOD)),
+     DataError, "images are of type Dataset", "write data.test.images"),
+    ("a split to predict", lambda r: jc.predict(r.model, r.state, of(TEST)),
+     DataError, "images are of type Split", "write split.images"),
+    ("a config for an optimizer", lambda r: next(jc.train(r.model, of(CONFIG.optimizer), GOOD, CONFIG.train)),
+     ArgumentError, "tx is of type OptimizerConfig", "Write jaxcnn.create_optimizer(config, num_steps)"),
+    ("a name for an optimizer", lambda r: next(jc.train(r.model, of("adam"), GOOD, CONFIG.train)),
+     ArgumentError, "tx is 'adam'", "Write jaxcnn.create_optimizer(jaxcnn.OptimizerConfig('adam')"),
+    ("a name for an augmentation", lambda r: jc.augment.as_augmentation("RandAugment"),
+     ArgumentError, "augment is 'RandAugment'", "Write augment=jaxcnn.augment.rand_augment(...)"),
+    ("weights and network exchanged", lambda r: jc.load_weights(of("a.pth"), r.model),
+     jc.WeightsError, "model is 'a.pth', and file a network", "Write load_weights(model, 'a.pth')"),
+    ("a state for variables", lambda r: interpret.responses(r.model, of(r.state), of(IMAGES)),
+     ArgumentError, "variables are of type State", "Write {\"params\": state.params"),
+    ("images for variables", lambda r: interpret.responses(r.model, of(IMAGES), of(r.state)),
+     ArgumentError, "variables are of type ndarray", "Write {\"params\": state.params"),
+    ("a network for parameters", lambda r: interpret.kernel_norms(r.model),
+     ArgumentError, "params are of type MLP", "Write kernel_norms(state.params)"),
+    ("fewer names than classes", lambda r: jc.dataset((IMAGES, LABELS), classes=("a", "b"), num_classes=4),
+     DataError, "classes has 2 names and num_classes is 4", "name all 4 classes, or leave out"),
+    ("a folder of images that is not there", lambda r: jc.image_folder(r.path / "no"),
+     DataError, "is not there", "no/apple/1.jpg"),
+    ("runs to pack that are not there", lambda r: runs.pack(r.path / "no", r.path),
+     ArgumentError, "no is no folder", "Write pack('runs/my-study', target)"),
     # names
     ("another data set", lambda r: sweep_with(r, dataset="yours"),
      ArgumentError, "dataset is 'yours'", "write dataset='mine'"),
@@ -333,8 +360,8 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "option of resnet20 is 'widht'", "did you mean 'width'?"),
     ("an unknown type", lambda r: jc.create_model("resnet20", 10, dtype=3),
      ArgumentError, "dtype is 3", "expected one of bfloat16, float32"),
-    ("one class to build for", lambda r: jc.create_model("resnet20", 1),
-     ArgumentError, "num_classes is 1", "at least 2"),
+    ("no class to build for", lambda r: jc.create_model("resnet20", 0),
+     ArgumentError, "num_classes is 0", "at least 1"),
     ("an unknown optimiser", lambda r: fit(optimizer="momentun"),
      ArgumentError, "optimizer is 'momentun'", "did you mean 'momentum'?"),
     ("an unknown schedule", lambda r: fit(schedule="cosin"),
@@ -470,6 +497,12 @@ def test_one_line(mistake, kind, field, mend, ready, compiled, tmp_path, monkeyp
     assert field in message
     assert mend in message.split(field, 1)[1]  # what is wrong comes first
     assert compiled == []
+
+
+def test_a_name_in_other_spelling_has_one_correction():
+    for name in ("ResNet-20", "resnet_20", "Resnet20"):
+        with pytest.raises(ArgumentError, match="; write resnet20$"):
+            jc.create_model(name, 10)
 
 
 def test_the_table_is_long_and_its_guard_awake(compiled):

@@ -371,6 +371,29 @@ def test_outputs_and_labels_may_be_trees(pairs, tmp_path):
     assert result["eval_distance"] == row["eval_distance"]
 
 
+def test_a_network_of_one_output_learns_a_regression(data):
+    """The targets are linear in the pixels, so that a linear network has a loss of 0 at its best."""
+
+    def targets(split):
+        return (split.images.mean((1, 2, 3)) / 100).astype(np.float32)
+
+    def squared(outputs, batch):
+        return (outputs[:, 0] - batch.labels) ** 2, {}
+
+    train, test = [(split.images, targets(split)) for split in (data.train, data.test)]
+    pairs = jc.dataset(train, test)
+    model = jc.create_model("mlp", 1, hidden=())
+    config = jc.TrainConfig(num_steps=300, batch_size=64, eval_every=100)
+    run = jc.train(model, optax.adam(0.03), pairs, config, loss=squared, strategy=ONE)
+    _, (_, row), *_, (state, last) = [(None, None), *run]
+    assert last["eval_loss"] < 0.01 * np.var(test[1])
+    assert last["train_loss"] < row["train_loss"]
+    assert jc.predict(model, state, data.test.images).shape == (len(data.test.images), 1)
+    message = r"gives 1 output and the data has 10 classes; .* Build the model with 10 outputs\.$"
+    with pytest.raises(jc.ArgumentError, match=message):
+        next(jc.train(model, optax.adam(0.03), data, config, strategy=ONE))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_a_loss_of_ones_own_is_the_same_on_eight_devices(pairs, kind):

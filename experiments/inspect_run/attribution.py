@@ -22,14 +22,14 @@ ROW_HEIGHT, MAX_STAGES = 1.5, 5
 BAR_LABEL = "attribution (share of the maximum)"
 METHOD_NAMES = {
     "gradcam": "Grad-CAM",
-    "gradcam_plus": "Grad-CAM++",
+    "gradcam_plus_plus": "Grad-CAM++",
     "guided_backprop": "guided gradient",
     "integrated_gradients": "integrated gradients",
     "occlusion": "occlusion",
 }
 METHOD_TEXTS = {
     "gradcam": "Grad-CAM weighs the maps of {stage} by their mean slope, and so tells of regions.",
-    "gradcam_plus": (
+    "gradcam_plus_plus": (
         "Grad-CAM++ weighs them by where they rise, which finds the whole of an object, and "
         "several."
     ),

@@ -97,7 +97,7 @@ class Net(nn.Module):
     Attributes:
       num_classes: number of classes.
       widths: channels of each block. A block halves the image.
-      dtype: of activations. Parameters, BN's moments and logits are float32.
+      dtype: of activations. Parameters, BN's running statistics and logits are float32.
     """
 
     num_classes: int

@@ -1,9 +1,9 @@
 """Normalization and random augmentation of images on the device.
 
-`augment=` of `jaxcnn.train` takes one of the functions here, or one of your own. It maps a random
-key, one image and its target to an image and a target. The image is float32 [h, w, c] and
-normalized: by default 0..1 minus the mean image. A function of five arguments also gets
-another example of the batch, its partner.
+`augment=` of `jaxcnn.train` takes one of the functions here, or one of your own. It is called as
+`function(rng, image, target)` and returns an image and a target. The image is float32 [h, w, c] and
+normalized, by default to 0..1 with the mean training image subtracted. A function with the
+arguments `(rng, image, target, other_image, other_target)` also gets another example of the batch.
 
 - Crops and flips: `AugmentConfig`, and `from_config`, which makes a function of one. `augment`
   applies one to an image, with a key and a normalizer. `standard_augmentation` has the usual one of

@@ -11,6 +11,7 @@ Those of the library are frozen dataclasses. Equal ones share what is compiled f
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +64,11 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
     if isinstance(augment, AugmentConfig):
         return augment
     if isinstance(augment, type) or not callable(augment):
+        plain = re.sub(r"[\W_]", "", augment.lower()) if isinstance(augment, str) else ""
+        makers = {re.sub("_", "", maker): f"jaxcnn.augment.{maker}(...)" for maker in _MAKERS}
         raise ArgumentError(
             f"augment is {format_value(augment)}; expected an AugmentConfig or a function of a "
-            f"key, an image and its target. Write augment={_EXAMPLE}."
+            f"key, an image and its target. Write augment={makers.get(plain, _EXAMPLE)}."
         )
     function: Any = augment
     module, name = (getattr(augment, key, None) or "" for key in ("__module__", "__name__"))

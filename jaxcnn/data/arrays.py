@@ -150,7 +150,7 @@ def _check_classes(classes: Any, num_classes: int | None) -> tuple[str, ...] | N
     if num_classes not in (None, len(classes)):
         raise DataError(
             f"classes has {len(classes)} names and num_classes is {num_classes}; expected as many: "
-            "leave out num_classes"
+            f"name all {num_classes} classes, or leave out num_classes"
         )
     return tuple(map(str, classes))
 

@@ -141,9 +141,8 @@ def verify_split(
             [n, h, w], in 0 .. num_classes - 1, or shares of the classes, float32 [n, num_classes].
     """
     if not isinstance(split, Split):
-        raise DataError(
-            f"{name} is a {type(split).__name__}; expected two arrays: write Split(images, labels)"
-        )
+        fix = "data.test, say" if isinstance(split, Dataset) else "Split(images, labels)"
+        raise DataError(f"{name} is a {type(split).__name__}; expected two arrays: write {fix}")
     verify_images(f"{name} images", split.images, shape, may_be_empty=may_be_empty)
     if are_classes:
         _check_labels(f"{name} labels", split.labels, split.images.shape[:3], num_classes)
@@ -268,9 +267,14 @@ def verify_images(
 
 def _check_array(name: str, value: Any, dtype: str) -> None:
     if not isinstance(value, np.ndarray):
-        code = (
-            f"np.array(..., np.{dtype})" if isinstance(value, (list, tuple)) else "np.asarray(...)"
-        )
+        if isinstance(value, Dataset):
+            code = "data.test.images, say"
+        elif isinstance(value, Split):
+            code = "split.images"
+        elif isinstance(value, (list, tuple)):
+            code = f"np.array(..., np.{dtype})"
+        else:
+            code = "np.asarray(...)"
         raise DataError(
             f"{name} are of type {type(value).__name__}; expected a NumPy array: write {code}"
         )

@@ -197,8 +197,8 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
     try:
         if not root.is_dir():
             raise DataError(
-                f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder of "
-                "images"
+                f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder with "
+                f"one of images for each class, such as {root / 'apple/1.jpg'}"
             )
         return _list_files(root)
     except OSError as error:

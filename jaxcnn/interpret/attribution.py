@@ -281,7 +281,7 @@ def _is_covered(corner, positions, size):
 
 ATTRIBUTION_METHODS: dict[str, Callable[..., np.ndarray]] = {
     "gradcam": gradcam,
-    "gradcam_plus": gradcam_plus_plus,
+    "gradcam_plus_plus": gradcam_plus_plus,
     "guided_backprop": guided_backprop,
     "integrated_gradients": integrated_gradients,
     "occlusion": occlusion,

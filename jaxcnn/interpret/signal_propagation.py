@@ -24,7 +24,7 @@ from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.losses import Batch, Loss, as_loss, compute_loss, has_class_labels
-from jaxcnn.models.calling import call
+from jaxcnn.models.calling import call, verify_model
 from jaxcnn.state import State, Variables, as_state, eval_state, image_shape_of
 
 T = TypeVar("T")
@@ -53,7 +53,8 @@ def responses(
       The responses, in the order in which the network computes them.
 
     Raises:
-      ArgumentError: the variables are of another model, or test mode draws random numbers.
+      ArgumentError: the variables are no dictionary of collections or of another model, or test
+        mode draws random numbers.
 
     Example:
       >>> from jaxcnn import create_model
@@ -62,6 +63,12 @@ def responses(
       >>> {name: y.shape for name, y in responses(model, variables, x).items()}
       {'hidden1': (1, 32), 'hidden2': (1, 16), 'head': (1, 10)}
     """
+    verify_model(model)
+    if not isinstance(variables, Mapping):
+        raise ArgumentError(
+            f"variables are of type {type(variables).__name__}; expected a dictionary of "
+            'collections. Write {"params": state.params, **state.model_state}.'
+        )
     return _run(model, variables, inputs, train)[1]
 
 
@@ -318,11 +325,19 @@ def kernel_norms(params: Any, model: nn.Module | None = None) -> dict[str, float
       model: the network. It names a kernel that belongs to no submodule, which is the network's
         own. Without it such a kernel has the name "".
 
+    Raises:
+      ArgumentError: `params` is no dictionary.
+
     Example:
       >>> params = {"conv": {"kernel": np.float32([3, 4]), "bias": np.float32([9])}}
       >>> kernel_norms({"block": params})
       {'block/conv': 5.0}
     """
+    if not isinstance(params, Mapping):
+        raise ArgumentError(
+            f"params are of type {type(params).__name__}; expected a dictionary of parameters. "
+            "Write kernel_norms(state.params)."
+        )
     leaves = flatten_dict(params).items()
     kernels = {path[:-1]: leaf for path, leaf in leaves if path[-1] == "kernel"}
     root = "" if model is None else type(model).__name__

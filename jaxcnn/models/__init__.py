@@ -145,7 +145,8 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> nn.Module:
       name: a key of `MODELS`, or `plainD` / `resnetD` / `preresnetD` for any other D = 6 n + 2.
         `resnet50` and `resnet152` are the ImageNet networks. Write `cifar-resnet50` for that of
         He et al. 2015, section 4.2.
-      num_classes: number of logits, at least 2.
+      num_classes: number of logits, at least 1. One is for a loss of your own, as in regression:
+        classification needs two or more.
       options: fields of the module, such as `width=8`, `shortcut="B"`, `bn_group=64`,
         `dtype="bfloat16"`. `name="backbone"` is flax's name of the module inside another module.
 
@@ -157,9 +158,9 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> nn.Module:
       >>> create_model("resnet20", num_classes=10, width=8).width
       8
     """
-    if type(num_classes) is not int or num_classes < 2:
+    if type(num_classes) is not int or num_classes < 1:
         raise ArgumentError(
-            f"num_classes is {format_value(num_classes)}; expected a whole number of at least 2"
+            f"num_classes is {format_value(num_classes)}; expected a whole number of at least 1"
         )
     if "pretrained" in options:
         raise ArgumentError(
@@ -215,7 +216,9 @@ def _constructor(name):
         )
     match = re.fullmatch(r"(?:cifar-)?(plain|resnet|preresnet)([0-9]{1,5})", name)
     if not match:
-        nearest = difflib.get_close_matches(name[:80], MODELS, n=3)
+        plain = re.sub(r"[\W_]", "", name.lower())
+        equal = [known for known in MODELS if re.sub(r"[\W_]", "", known) == plain]
+        nearest = equal or difflib.get_close_matches(name[:80], MODELS, n=3)
         hint = " or ".join(nearest) if nearest else "one of " + ", ".join(sorted(MODELS))
         raise ArgumentError(
             f"model is {format_value(name)}, which no network here is called; write {hint}"

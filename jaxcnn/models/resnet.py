@@ -259,7 +259,7 @@ class CifarResNet(nn.Module):
       remat: keep only the blocks' inputs for the gradient and compute the rest again, with less
         memory and more time (see `maybe_remat`).
       kernel_init: a name in `initializers.INITS`.
-      dtype: of activations; parameters and BN's moments are float32.
+      dtype: of activations; parameters and BN's running statistics are float32.
       axis_name: the mapped axis that splits the batch, set by the strategies.
 
     Example:

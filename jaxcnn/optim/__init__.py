@@ -2,8 +2,9 @@
 
 `create_optimizer` makes one optax transformation from an `OptimizerConfig`. `jaxcnn.train` and
 `jaxcnn.make_train_step` take any other one too, also one of your own. Rows have the learning rate
-of the last step, where the optimizer's state has it: that of `create_optimizer` has, and that of
-`optax.inject_hyperparams`. Elsewhere it is None, as where parts have different rates.
+of the last step if the optimizer's state holds it, as with `create_optimizer` and
+`optax.inject_hyperparams`. Otherwise it is None, also where groups of parameters have different
+rates.
 
 - By name: `create_optimizer`, `OPTIMIZERS` (`OptimizerSpec`), `SCHEDULES`. `config_of` returns the
   config and the arguments that an optimizer was made with.
@@ -39,7 +40,7 @@ Example:
 | decay by a mask | `inject(optax.adamw, static_args="mask")(0.01, mask=kernels)` | 0.01 |
 | a schedule by name | `create_optimizer(Config("sgd", 0.1, schedule="cosine"), 4)` | 0.01464466 |
 | a schedule inside | `sgd(cosine)` | 0.01464466 |
-| a schedule that rows cannot show | `optax.sgd(cosine)` | None |
+| a schedule that optax does not record | `optax.sgd(cosine)` | None |
 | a rate that falls on a plateau | `optax.chain(sgd(0.1), contrib.reduce_on_plateau())` | 0.1 |
 | a line search | `optax.lbfgs()` | None |
 | SAM | `create_optimizer(Config("sam", 0.1))` | 0.1 |
@@ -48,9 +49,10 @@ Example:
 | no rate | `contrib.prodigy()` | None |
 | steps that are not finite | `optax.apply_if_finite(inject(optax.adam)(0.01), 3)` | 0.01 |
 
-`TrainConfig(freeze=("hidden1",))` freezes layers with their BN's moments, whatever the optimizer.
-`sam` without `opaque_mode` is evaluated where it has not stepped aside. Transformations that need
-other arguments than `make_train_step` passes, or gradients of single examples, are refused.
+`TrainConfig(freeze=("hidden1",))` freezes layers and the running statistics of their BN, with any
+optimizer. `sam` without `opaque_mode` is evaluated at the unperturbed parameters. Transformations
+that need other arguments than `make_train_step` passes, or gradients of single examples, are
+refused.
 """
 
 from jaxcnn.optim.optimizers import OPTIMIZERS as OPTIMIZERS

@@ -22,7 +22,7 @@ import optax
 from optax import contrib
 
 from jaxcnn._util import to_one_line
-from jaxcnn.config import ArgumentError, format_value
+from jaxcnn.config import ArgumentError, OptimizerConfig, format_value
 
 # Adapters
 
@@ -90,6 +90,11 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
         is_text = isinstance(tx, str)
         description = format_value(tx) if is_text else f"of type {type(tx).__name__}"
         correction = "optax.adam(1e-3), say"
+        if isinstance(tx, OptimizerConfig):
+            correction = "jaxcnn.create_optimizer(config, num_steps)"
+        elif is_text:
+            config = f"jaxcnn.OptimizerConfig({description})"
+            correction = f"jaxcnn.create_optimizer({config}, num_steps)"
     raise ArgumentError(
         f"tx is {description}; expected an optax transformation. Write {correction}."
     )
@@ -531,8 +536,8 @@ _METHODS = {
 def eval_params(opt_state: Any, params: Any) -> Any:
     """Return the parameters at which a network is evaluated.
 
-    These are the average of `with_ema`, lookahead's slow ones, schedule-free's average, those from
-    which `optax.contrib.sam` without `opaque_mode` has stepped aside, or `params` itself for any
+    These are the average of `with_ema`, lookahead's slow ones, schedule-free's average, the
+    unperturbed ones of `optax.contrib.sam` without `opaque_mode`, or `params` itself for any
     other method. In Defazio et al. 2024 (arXiv:2405.15682), eq. 1, gradients are taken at y, and
     the method returns x. A network with BN has moments of y. Those of x come from
     `recompute_batch_stats`.

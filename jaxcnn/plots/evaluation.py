@@ -47,9 +47,10 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
       ['8', '2', '10']
     """
     k = len(classes)
-    if np.shape(counts) != (k, k):
+    if not k or np.shape(counts) != (k, k):
         raise ValueError(
-            f"counts are {np.shape(counts)}; expected [num_classes, num_classes], which is {(k, k)}"
+            f"counts are {np.shape(counts)} and classes has {k} names; expected [num_classes, "
+            "num_classes] and a name for each class"
         )
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros((k, k)), where=total > 0)

@@ -36,18 +36,27 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     The hotter a pixel, the more of the map's color it has.
 
     Args:
-      image: uint8 [h, w, 3].
+      image: uint8 [h, w, 3] or [h, w, 1].
       heat: float [h, w] in 0..1, such as `jaxcnn.interpret.gradcam` returns.
 
     Returns:
       uint8 [h, w, 3].
 
+    Raises:
+      ValueError: other shapes.
+
     Example:
       >>> overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0.0, 1.0]])).tolist()
       [[[100, 100, 100], [214, 216, 148]]]
     """
+    if np.ndim(image) != 3 or image.shape[2] not in (1, 3) or heat.shape != image.shape[:2]:
+        raise ValueError(
+            f"image is {np.shape(image)} and heat {np.shape(heat)}; expected [h, w, 3] or "
+            "[h, w, 1], and [h, w]"
+        )
     # Luminance of ITU-R BT.709.
-    gray = image.astype(np.float64) @ np.array([0.2126, 0.7152, 0.0722])
+    weights = np.array([0.2126, 0.7152, 0.0722]) if image.shape[2] == 3 else np.ones(1)
+    gray = image.astype(np.float64) @ weights
     share = 0.75 * heat[..., None].astype(np.float64)
     mixed = (1 - share) * gray[..., None] + share * 255 * np.asarray(HEAT_CMAP(heat))[..., :3]
     return np.round(mixed).astype(np.uint8)

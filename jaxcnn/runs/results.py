@@ -124,6 +124,9 @@ def pack(source: str | Path, target: str | Path) -> int:
 
     Returns:
       The number of runs.
+
+    Raises:
+      ArgumentError: the folder is not there, or holds no finished run.
     """
     lines = []
     for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
@@ -138,6 +141,11 @@ def pack(source: str | Path, target: str | Path) -> int:
             config["optimizer"] = {"name": config["optimizer"]["name"]}
         line = {"name": folder.name, "config": config} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_round_floats(line), separators=(",", ":")) + "\n")
+    if not lines:
+        raise ArgumentError(
+            f"{source} {'holds no finished run' if Path(source).is_dir() else 'is no folder'}; "
+            "expected a folder of folders with result.json. Write pack('runs/my-study', target)."
+        )
     Path(target).mkdir(parents=True, exist_ok=True)
     write_text(Path(target, PACKED), "".join(lines))
     return len(lines)

@@ -127,6 +127,11 @@ def load_weights(
       >>> bool((loaded["params"]["head"]["kernel"] == variables["params"]["head"]["kernel"]).all())
       True
     """
+    if isinstance(model, (str, File)) and isinstance(file, nn.Module):
+        raise WeightsError(
+            f"model is {format_value(model)}, and file a network; expected the opposite order. "
+            f"Write load_weights(model, {format_value(str(model))})."
+        )
     is_padding = isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS
     if shortcut_padding is not None and not is_padding:
         raise WeightsError(
