@@ -501,7 +501,7 @@ def test_one_line(mistake, kind, field, mend, ready, compiled, tmp_path, monkeyp
 
 def test_a_name_in_other_spelling_has_one_correction():
     for name in ("ResNet-20", "resnet_20", "Resnet20"):
-        with pytest.raises(ArgumentError, match="; write resnet20$"):
+        with pytest.raises(ArgumentError, match=r"; write resnet20$"):
             jc.create_model(name, 10)
 
 
