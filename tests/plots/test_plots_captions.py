@@ -126,13 +126,17 @@ def test_a_gray_image_is_overlaid_as_its_three_equal_channels_are():
     image, heat = images()[0][..., :1], np.linspace(0, 1, 64).reshape(8, 8)
     np.testing.assert_array_equal(overlay(image, heat), overlay(np.repeat(image, 3, -1), heat))
     for shape in ((8, 8), (8, 8, 2), (4, 8, 3)):
-        with pytest.raises(ValueError, match=r"image is .* and heat \(8, 8\); expected \[h, w, 3\]"):
+        with pytest.raises(
+            ValueError, match=r"image is .* and heat \(8, 8\); expected \[h, w, 3\]"
+        ):
             overlay(np.zeros(shape, np.uint8), heat)
 
 
 @pytest.mark.parametrize("classes", [(), ("cat", "dog")])
 def test_a_confusion_matrix_needs_a_name_for_each_class(classes):
-    message = rf"counts are \(3, 3\) and classes has {len(classes)} names; expected .* a name for each"
+    message = (
+        rf"counts are \(3, 3\) and classes has {len(classes)} names; expected .* a name for each"
+    )
     with pytest.raises(ValueError, match=message):
         confusion(np.eye(3, dtype=int), classes)
 
