@@ -61,6 +61,7 @@ def table(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_every_part_leaves_its_table_and_figures(out):
     assert set(FIGURES) == set(PARTS)
@@ -242,6 +243,7 @@ def test_full_batch_descent_settles_at_the_edge(tmp_path):
     )
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_nothing_is_done_twice_and_a_part_by_itself_keeps_the_others(out, monkeypatch):
     def trains(*a, **k):
