@@ -1,6 +1,8 @@
 """Strict numerics for every test, on eight simulated CPU devices (no GPU, network, TensorFlow or PyTorch needed)."""
 
 import atexit
+import contextlib
+import functools
 import os
 import shutil
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jax._src import compiler
 
 import jaxcnn as jc
 from jaxcnn.parallel import clear_program_cache
@@ -101,6 +104,35 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+QUICK_OPTIONS = {
+    "xla_cpu_use_fusion_emitters": False,  # of JAX 0.10; later ones have one way to emit loops
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
+"""They save four tenths of what is left of compilation where LLVM optimizes nothing."""
+
+
+@functools.cache
+def quick_options():
+    """Those of `QUICK_OPTIONS` that this XLA has."""
+    known = {}
+    for name, value in QUICK_OPTIONS.items():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            jax.jit(lambda x: x + 1, compiler_options={name: value})(1)
+            known[name] = value
+    return known
+
+
+def compile_options(*args, **kwargs):
+    """Compile options as JAX makes them, and those that no setting of JAX has for all programs."""
+    options = options_of_jax(*args, **kwargs)
+    if jax.config.values["jax_disable_most_optimizations"]:
+        options.env_option_overrides = [*options.env_option_overrides, *quick_options().items()]
+    return options
+
+
+options_of_jax = compiler.get_compile_options
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Compile quickly for tests marked `quick_compilation`, and as for users for all others.
@@ -111,7 +143,16 @@ def pytest_runtest_setup(item):
     quick = "quick_compilation" in item.keywords
     if quick != jax.config.values["jax_disable_most_optimizations"]:
         clear_program_cache()
+        quick_options()  # before any program is compiled with them
+        compiler.get_compile_options = compile_options
         jax.config.update("jax_disable_most_optimizations", quick)
+
+
+@pytest.fixture(scope="session")
+def quick_environment():
+    """Variables with which another process compiles as quickly, for one device."""
+    flags = [f"--{name}={value}".lower() for name, value in quick_options().items()]
+    return {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "XLA_FLAGS": " ".join(flags)}
 
 
 @pytest.fixture(scope="session")
