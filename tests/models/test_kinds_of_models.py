@@ -212,19 +212,12 @@ class Parts(nn.Module):
 
 
 class Norms(nn.Module):
-    kind: str
-
     @nn.compact
     def __call__(self, x, train):
-        conv = nn.Conv(4, (3, 3))
-        if self.kind == "weight":
-            x = nn.WeightNorm(conv)(x)
-        elif self.kind == "spectral":
-            x = nn.SpectralNorm(conv)(x, update_stats=train)
-        else:
-            norms = {"instance": nn.InstanceNorm, "layer": nn.LayerNorm, "rms": nn.RMSNorm}
-            norms |= {"group": functools.partial(nn.GroupNorm, 2)}
-            x = norms[self.kind]()(conv(x))
+        x = nn.WeightNorm(nn.Conv(4, (3, 3)))(x)
+        x = nn.SpectralNorm(nn.Conv(4, (3, 3)))(x, update_stats=train)
+        for norm in (nn.InstanceNorm, nn.LayerNorm, nn.RMSNorm, functools.partial(nn.GroupNorm, 2)):
+            x = norm()(x)
         return nn.Dense(4)(flat(nn.PReLU()(x)))
 
 
@@ -507,13 +500,9 @@ class NnxFlag(NnxNet):
 CLASSES = [Plain, Positional, KeywordOnly, FieldFlag, MergedFlag, ReturnsFeatures, VAE, Streams]
 CLASSES += [Sown, Perturbed, Recurrent, ViT, RematCall, WholeJit, Scanned, Ensemble, SharedScope]
 CLASSES += [Tied, NameScopes, Boxed, HalfInput, Buffers, MovingAverage, Layers, MnistCNN]
-CLASSES += [FlaxResNet]
+CLASSES += [FlaxResNet, Norms]
 MODELS: dict[str, Callable[[], Any]] = {cls.__name__: cls for cls in CLASSES}
 MODELS |= {f"Outputs {kind}": functools.partial(Outputs, kind) for kind in TREES}
-MODELS |= {
-    f"Norms {kind}": functools.partial(Norms, kind)
-    for kind in ("weight", "spectral", "instance", "layer", "rms", "group")
-}
 MODELS |= {f"Lifted {kind}": functools.partial(Lifted, kind) for kind in ("remat", "jit", "both")}
 MODELS |= {
     f"Dtypes {a} {b}": functools.partial(Dtypes, jnp.dtype(a), jnp.dtype(b))
@@ -521,14 +510,15 @@ MODELS |= {
 }
 MODELS |= {
     "Fields": lambda: Fields([3, 4], [nn.relu], jnp.bfloat16, nn.Conv(2, (1, 1)), {"a": [1]}),
-    "Fields functions": lambda: Fields(
-        np.array([3]), [functools.partial(nn.leaky_relu, negative_slope=0.2), lambda x: 2 * x]
+    "Fields of other kinds": lambda: Fields(
+        np.array([3]),
+        [functools.partial(nn.leaky_relu, negative_slope=0.2), lambda x: 2 * x],
+        module=nn.Sequential([nn.Conv(2, (1, 1))]),
+        options={1, 2},
     ),
-    "Fields sets": lambda: Fields([3], module=nn.Sequential([nn.Conv(2, (1, 1))]), options={1, 2}),
     "Parts list": lambda: Parts([nn.Conv(3, (3, 3)), nn.Conv(4, (3, 3))]),
     "Parts dict": lambda: Parts({"a": nn.Conv(3, (3, 3)), "b": nn.Conv(4, (3, 3))}),
-    "Scanned deep": lambda: Scanned(60),
-    "Scanned remat": lambda: Scanned(remat=True),
+    "Scanned deep": lambda: Scanned(60, remat=True),
     "Boxed logical": lambda: Boxed(True),
     "Sized": lambda: Sized(8),
     "Sequential": lambda: nn.Sequential([nn.Conv(4, (3, 3)), nn.relu, flat, nn.Dense(4)]),
@@ -679,6 +669,7 @@ def test_outputs_of_a_whole_batch_are_not_predicted(kind):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_layers_are_intercepted_inside_a_jitted_module_each_time():
     model = WholeJit()
     variables = model.init(jax.random.key(0), jnp.ones((4, 8, 8, 1)))
@@ -697,6 +688,7 @@ def test_layers_are_intercepted_inside_a_jitted_module_each_time():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("kind", ["remat", "jit", "both"])
 def test_responses_inside_lifted_modules_are_those_of_plain_ones(kind):
     model = Lifted(kind)
@@ -723,19 +715,16 @@ def test_responses_inside_lifted_modules_are_those_of_plain_ones(kind):
 class MappedNet(nn.Module):
     """Without a field for the axis."""
 
-    broadcast_dims: tuple[int, ...] = (1,)
-
     @nn.compact
     def __call__(self, x, train):
         x = nn.BatchNorm(not train, momentum=0.9)(nn.Conv(4, (3, 3))(x))
-        x = nn.Dropout(0.4, broadcast_dims=self.broadcast_dims)(nn.relu(x), deterministic=not train)
+        x = nn.Dropout(0.4, broadcast_dims=(-1,))(nn.relu(x), deterministic=not train)
         return nn.Dense(4)(nn.Dropout(0.3)(flat(x), deterministic=not train))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "make", [MappedNet, lambda: MappedNet((-1,)), FlaxResNet, lambda: Lifted("jit"), Plain]
-)
+@pytest.mark.quick_compilation
+@pytest.mark.parametrize("make", [MappedNet, FlaxResNet, lambda: Lifted("jit"), Plain])
 def test_pmap_gives_one_devices_numbers_without_an_axis_in_the_module(make):
     config = jc.override(CONFIG, num_steps=3, recompute_batch_stats=16 * (make is not Plain))
     one, row = fit(make(), config)
@@ -753,6 +742,7 @@ def test_pmap_gives_one_devices_numbers_without_an_axis_in_the_module(make):
         assert mapped_row["precise_eval_loss"] == expected
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("dims", [(1,), (-1,), (-3, -1), (-4,)])
 def test_pmap_drops_what_one_device_drops(dims):
     """Axes that share their draws may be counted from the end. Axis -4 is that of the images."""
@@ -826,6 +816,7 @@ def test_streams_of_any_name_differ():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_streams_are_equal_on_one_and_several_devices():
     states = [fit(Streams(), strategy=jc.strategy("jit", n))[0] for n in (1, 8)]
     for a, b in zip(*map(jax.tree.leaves, states), strict=True):
