@@ -411,6 +411,7 @@ def last_row(config, function, data=SMALL, **options) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_mixing_is_the_same_on_any_devices():
     """On 1 and 8, by jit and pmap; a batch of 24 is 3 images on each of 8 devices."""
     config = jc.TrainConfig(num_steps=6, batch_size=24, eval_every=3, train_metrics="clean")
@@ -436,6 +437,7 @@ def test_the_partner_is_the_example_before_it_in_the_whole_batch():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_streamed_images_have_the_partners_of_those_in_memory(tmp_path):
     config = jc.TrainConfig(num_steps=4, batch_size=16, eval_every=4)
     images = np.memmap(tmp_path / "images", np.uint8, "w+", shape=SMALL.train.images.shape)
@@ -504,6 +506,7 @@ def test_mixup_learns():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_a_step_of_ones_own_needs_no_pairs():
     state = jc.init_state(MODEL, TX, jc.TrainConfig(), SMALL)
     step = jax.jit(jc.make_train_step(MODEL, TX, augment=augment.mixup(0.5, 10)))
@@ -548,6 +551,7 @@ def train_in_own_loop(folder, function):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_a_loop_of_ones_own_records_it_at_the_first_row(tmp_path):
     run = functools.partial(train_in_own_loop, tmp_path)
     run(augment.cutout(3))
@@ -576,6 +580,7 @@ def test_a_folder_of_a_run_without_a_function_refuses_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_equal_functions_share_a_program_and_others_have_their_own(monkeypatch):
     from jaxcnn import training
 
@@ -731,6 +736,7 @@ def test_soft_labels_of_the_data_are_mixed_and_learned():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_the_finder_takes_an_augmentation():
     mixed, plain = (
         jc.lr_finder(
