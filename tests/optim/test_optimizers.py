@@ -553,6 +553,7 @@ def test_the_rates_of_the_grid_lower_the_loss_of_a_bowl(name):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("name", [name for name, method in OPTIMIZERS.items() if method.decays])
 def test_methods_that_decay_by_themselves_decay_these_leaves_only(name):
     shapes = {
@@ -670,6 +671,7 @@ def ran(request, data, strategy):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
     first, *_, last = (row for _, row in ran[1])
     assert last["train_loss"] < first["train_loss"] - 0.05
@@ -678,6 +680,7 @@ def test_the_loss_falls_over_forty_steps_at_the_middle_rate(ran):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
     # Twice, so that all are among the programs that are kept: at their bound one may drop another.
     for _ in range(2):
@@ -695,6 +698,7 @@ def test_another_rate_or_seed_compiles_nothing(ran, data, strategy):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path):
     config, (whole, row) = (
         ran[0],
@@ -723,6 +727,7 @@ def test_a_run_saved_and_resumed_has_the_same_bits(ran, data, strategy, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_states_are_plain_arrays(ran):
     for leaf in jax.tree.leaves(ran[1][-1][0].opt_state):
         assert isinstance(leaf, np.ndarray)
@@ -743,6 +748,7 @@ SHARED |= {"muon": {}}
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("name", SHARED)
 def test_two_devices_take_the_steps_of_one(name, data, strategy):
     config = config_of(name, num_steps=3, eval_every=3, optimizer_kwargs=SHARED[name])
