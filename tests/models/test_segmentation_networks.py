@@ -260,6 +260,7 @@ def test_networks_are_what_numpy_computes(train, rewritten):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize(
     ("backbone", "strides"),
     [
@@ -383,6 +384,7 @@ def test_the_default_is_the_papers_at_any_width(name):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_a_network_split_over_devices_is_the_same(name, options):
     shape = (6, 8, 1)
@@ -420,6 +422,7 @@ def test_bfloat16_rounds_activations_and_nothing_else(name, options):
 # The auxiliary head.
 
 
+@pytest.mark.quick_compilation
 def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
     model: Any = create_model("pspnet", 2, **PSPNET)
     shape = (8, 8, 3)
@@ -453,6 +456,7 @@ def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_training_adds_the_auxiliary_loss_with_the_papers_weight():
     """One step of gradient descent, against the gradient of the sum. Other networks have 0.3."""
     model: Any = create_model("pspnet", 2, **PSPNET)
