@@ -464,6 +464,7 @@ def test_outputs_are_float32_also_of_half_the_precision(model):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_two_devices_train_as_one_does():
     """What they share is the backbone, which all detectors have."""
     rng = np.random.default_rng(0)
@@ -480,6 +481,7 @@ def test_two_devices_train_as_one_does():
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 def test_faster_rcnn_learns_bright_squares(one):
     model = FasterRCNN(CLASSES, RCNN_ANCHORS, width=8, hidden=32)
     loss = FasterRCNNLoss(RCNN_ANCHORS)
