@@ -399,6 +399,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("kind", FIELDS)
 def test_modules_with_unhashable_fields_work(kind):
     model = Odd(FIELDS[kind])
@@ -571,6 +572,7 @@ TXS = {
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("name", TXS)
 def test_own_optimizers_train_and_their_states_come_back(name, tmp_path):
     make, rate = TXS[name]
@@ -772,11 +774,10 @@ print("kept")
 
 
 @pytest.mark.slow
-def test_states_keep_their_dtypes_in_x64(tmp_path):
+def test_states_keep_their_dtypes_in_x64(tmp_path, quick_environment):
     names = ["momentum", "noisy", "schedule-free", "muon"]
     env = os.environ | {"JAX_ENABLE_X64": "1", "JAX_NUMPY_DTYPE_PROMOTION": "standard"}
-    env["XLA_FLAGS"] = ""
-    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # dtypes are of the program, not of its code
+    env |= quick_environment  # dtypes are of the program, not of its code
     done = subprocess.run(
         [sys.executable, "-c", WIDE, str(tmp_path), *names],
         env=env,
