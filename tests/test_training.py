@@ -426,7 +426,7 @@ def test_streams_are_separate():
 
 @pytest.mark.slow
 def test_any_optax_optimiser_will_do(data, strategy):
-    model, config = jc.create_model("plain8", 10, width=4), jc.override(CONFIG, num_steps=10)
+    model, config = Linear(), jc.override(CONFIG, num_steps=10)
     plain: Any
     ((_, plain),) = jc.train(model, optax.adam(1e-3), data, config.train, strategy=strategy)
     assert plain["rate"] is None
@@ -475,11 +475,10 @@ def test_precise_statistics_are_reported_beside_the_moving_ones(data, strategy, 
 @pytest.mark.slow
 def test_validation_is_reported_when_asked(strategy):
     data = jc.load_dataset("digits", validation=300, seed=1)
-    config = jc.override(CONFIG, num_steps=10, num_validation=300, eval_split="validation")
-    ((state, row),) = trained(config, data, strategy)
-    sums = jc.evaluate(
-        jc.create_model(config.model, 10, width=4), state, data.validation, strategy=strategy
-    )
+    config = jc.override(CONFIG, num_steps=10, num_validation=300, eval_split="validation").train
+    row: Any
+    ((state, row),) = jc.train(Linear(), optax.sgd(0.1), data, config, strategy=strategy)
+    sums = jc.evaluate(Linear(), state, data.validation, strategy=strategy)
     assert row["eval_error"] == sums.error_percent
     assert row["eval_loss"] == pytest.approx(sums.mean_loss, rel=1e-6)
     assert row["eval_split"] == "validation"
@@ -647,6 +646,7 @@ def stepped(data, tx, freeze, steps=5) -> Any:
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_frozen_parameters_and_their_statistics_keep_their_bits(data, name):
     before, after = stepped(data, OPTIMIZERS[name], ("stem",))
@@ -672,6 +672,7 @@ def zeroed(tx):
 
 
 @pytest.mark.slow
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize(
     "name",
     ["optax adam and decay", "optax adamw", "optax clip", "optax schedule-free", "optax sam"],
