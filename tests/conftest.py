@@ -18,10 +18,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAXCNN_CACHE"], ignore_errors=True)
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
-from jax._src import compiler
 
 import jaxcnn as jc
 from jaxcnn.parallel import clear_program_cache
@@ -122,15 +122,26 @@ def quick_options():
     return known
 
 
-def compile_options(*args, **kwargs):
-    """Compile options as JAX makes them, and those that no setting of JAX has for all programs."""
-    options = options_of_jax(*args, **kwargs)
-    if jax.config.values["jax_disable_most_optimizations"]:
-        options.env_option_overrides = [*options.env_option_overrides, *quick_options().items()]
-    return options
+@functools.cache
+def add_quick_options():
+    """Give programs that are compiled quickly the options of `quick_options` too.
 
+    JAX has no public setting for them that a process can change, so its own function is wrapped. A
+    JAX without that function compiles as correctly, and a little longer.
+    """
+    compiler: Any = getattr(getattr(jax, "_src", None), "compiler", None)
+    options_of_jax = getattr(compiler, "get_compile_options", None)
+    if options_of_jax is None:
+        return
 
-options_of_jax = compiler.get_compile_options
+    def compile_options(*args, **kwargs):
+        options = options_of_jax(*args, **kwargs)
+        if jax.config.values["jax_disable_most_optimizations"]:
+            options.env_option_overrides = [*options.env_option_overrides, *quick_options().items()]
+        return options
+
+    quick_options()  # These programs are compiled without them.
+    compiler.get_compile_options = compile_options
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -143,8 +154,7 @@ def pytest_runtest_setup(item):
     quick = "quick_compilation" in item.keywords
     if quick != jax.config.values["jax_disable_most_optimizations"]:
         clear_program_cache()
-        quick_options()  # before any program is compiled with them
-        compiler.get_compile_options = compile_options
+        add_quick_options()
         jax.config.update("jax_disable_most_optimizations", quick)
 
 
