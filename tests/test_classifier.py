@@ -22,6 +22,8 @@ from jaxcnn.data.image_io import load_images, to_gray
 from jaxcnn.state import eval_state
 from jaxcnn.weights import WeightsError, read_metadata
 
+pytestmark = pytest.mark.quick_compilation
+
 ONE = {"devices": 1}
 
 

@@ -14,6 +14,8 @@ import jaxcnn as jc
 from jaxcnn import divergence, parallel, runs
 from jaxcnn.metrics import zeros
 
+pytestmark = pytest.mark.quick_compilation
+
 CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",

@@ -127,7 +127,12 @@ def test_help_of_a_package_lists_every_public_name(name):
     package = importlib.import_module(name)
     init = Path(inspect.getfile(package)).read_text()
     imports = re.findall(r"^from \S+ import \w+ as ([A-Za-z]\w+)$", init, re.M)
-    names = set(getattr(package, "__all__", imports))
+    own = {
+        key
+        for key, value in vars(package).items()
+        if getattr(value, "__module__", None) == name and not key.startswith("_")
+    }
+    names = set(getattr(package, "__all__", [*imports, *own]))
     assert len(names) > (50 if name == "jaxcnn" else 3)
     assert names <= set(re.findall(r"`(\w+)`", package.__doc__ or ""))
 

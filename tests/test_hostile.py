@@ -42,6 +42,8 @@ from jaxcnn.progress import Progress, SafeStream
 from jaxcnn.run_log import read_metrics
 from jaxcnn.runs import sweep, sweeps
 
+pytestmark = pytest.mark.quick_compilation
+
 ROOT = Path(cli.__file__).parent.parent
 SMALL = [
     "--depths",

@@ -21,6 +21,8 @@ from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order
 
+pytestmark = pytest.mark.quick_compilation
+
 CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",

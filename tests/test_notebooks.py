@@ -123,7 +123,7 @@ def test_prose_is_short_and_links_exist(name):
 
 
 @pytest.fixture
-def kernels(tmp_path, tmp_path_factory, monkeypatch):
+def kernels(tmp_path, tmp_path_factory, monkeypatch, quick_environment):
     """Run a coroutine function of a client, in a kernel of its own that ends with it."""
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
@@ -142,6 +142,7 @@ def kernels(tmp_path, tmp_path_factory, monkeypatch):
     # Kernels that execute the same cells share what they compile.
     env["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["JAXCNN_CACHE"], "programs")
     env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    env |= quick_environment  # No number of a kernel is compared with one of another program.
 
     def run(sources, work, folder=tmp_path):
         cells = [nbformat.v4.new_code_cell(source) for source in sources]

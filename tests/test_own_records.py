@@ -17,6 +17,8 @@ import jaxcnn as jc
 from jaxcnn import provenance
 from jaxcnn.code_digest import code_digest
 
+pytestmark = pytest.mark.quick_compilation
+
 SOURCE = '''
 import functools
 import types

@@ -12,6 +12,8 @@ from jaxcnn.augment import IMAGENET_NORMALIZER, Normalizer
 from jaxcnn.loss_landscape import evaluate_along, random_direction
 from jaxcnn.state import as_state
 
+pytestmark = pytest.mark.quick_compilation
+
 DATA = jc.load_dataset("digits")
 MODEL = jc.create_model("resnet8", 10, width=2)
 TX = jc.create_optimizer(jc.OptimizerConfig())

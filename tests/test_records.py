@@ -15,6 +15,8 @@ import jaxcnn as jc
 from jaxcnn import run_log, runs
 from jaxcnn.run_log import LogError, RunLog, read_json, read_lines, read_metrics
 
+pytestmark = pytest.mark.quick_compilation
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
 CASES = int(os.environ.get("JAXCNN_CASES", 0))

@@ -14,6 +14,8 @@ from jaxcnn import runs
 from jaxcnn.models import MODELS, model_call
 from jaxcnn.records import experiment_config
 
+pytestmark = pytest.mark.quick_compilation
+
 CONFIG = jc.TrainConfig(num_steps=6, batch_size=32, eval_every=2)
 TX = jc.create_optimizer(jc.OptimizerConfig("momentum", learning_rate=0.05, milestones=(4,)))
 

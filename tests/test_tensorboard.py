@@ -11,7 +11,7 @@ import pytest
 import jaxcnn as jc
 from jaxcnn import runs
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 CONFIG = jc.TrainConfig(num_steps=12, eval_every=3, batch_size=16)
 train: Any = jc.train
 

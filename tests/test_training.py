@@ -543,7 +543,7 @@ def test_an_empty_test_split_is_refused(data, strategy):
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"model": 3}, "model is of type int"),
-    ({"model": jc.create_model("mlp", 7)}, "the model has 7 classes and the data 10"),
+    ({"model": jc.create_model("mlp", 7)}, "the model gives 7 outputs and the data has 10 classes"),
     ({"tx": "adam"}, "adam"),
     ({"tx": jc.OptimizerConfig()}, "OptimizerConfig"),
     ({"data": None}, "data"),

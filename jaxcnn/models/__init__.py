@@ -32,52 +32,29 @@ from jaxcnn._util import tree_size
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
-from jaxcnn.models.alexnet import AlexNet
-from jaxcnn.models.autoencoder import Autoencoder
+from jaxcnn.models.alexnet import AlexNet as AlexNet
+from jaxcnn.models.autoencoder import Autoencoder as Autoencoder
 from jaxcnn.models.calling import select_output as select_output
 from jaxcnn.models.calling import variable_shapes
-from jaxcnn.models.convnet import ConvNet
-from jaxcnn.models.deeplab import DeepLabV3Plus
-from jaxcnn.models.googlenet import GoogLeNet
-from jaxcnn.models.lenet import LeNet5, LeNet1998
-from jaxcnn.models.mlp import MLP
+from jaxcnn.models.convnet import ConvNet as ConvNet
+from jaxcnn.models.deeplab import DeepLabV3Plus as DeepLabV3Plus
+from jaxcnn.models.googlenet import GoogLeNet as GoogLeNet
+from jaxcnn.models.lenet import LeNet5 as LeNet5
+from jaxcnn.models.lenet import LeNet1998 as LeNet1998
+from jaxcnn.models.mlp import MLP as MLP
 from jaxcnn.models.options import MODEL_OPTIONS, OPTIONS
-from jaxcnn.models.pspnet import PSPNet
+from jaxcnn.models.pspnet import PSPNet as PSPNet
+from jaxcnn.models.resnet import CifarResNet as CifarResNet
+from jaxcnn.models.resnet import PreActResNet as PreActResNet
+from jaxcnn.models.resnet import ResNet as ResNet
 from jaxcnn.models.resnet import (
-    CifarResNet,
-    PreActResNet,
-    ResNet,
     cifar_preact_resnet,
     cifar_resnet,
     imagenet_preact_resnet,
     imagenet_resnet,
 )
-from jaxcnn.models.unet import UNet
-from jaxcnn.models.vgg import VGG
-
-__all__ = [
-    "IMAGE_NETWORKS",
-    "MLP",
-    "MODELS",
-    "VGG",
-    "AlexNet",
-    "Autoencoder",
-    "CifarResNet",
-    "ConvNet",
-    "DeepLabV3Plus",
-    "GoogLeNet",
-    "LeNet5",
-    "LeNet1998",
-    "PSPNet",
-    "PreActResNet",
-    "ResNet",
-    "UNet",
-    "count_parameters",
-    "create_model",
-    "list_models",
-    "model_call",
-    "select_output",
-]
+from jaxcnn.models.unet import UNet as UNet
+from jaxcnn.models.vgg import VGG as VGG
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "perceptron": partial(MLP, hidden=()),

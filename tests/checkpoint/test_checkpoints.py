@@ -23,6 +23,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jaxcnn as jc
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 
+pytestmark = pytest.mark.quick_compilation
+
 WIDE = 256  # enough for leaves in chunks of their own, which unlike the small ones carry no checksum of Orbax's
 
 

@@ -14,7 +14,7 @@ from experiments import batch_size
 from jaxcnn import runs
 from jaxcnn.training import _order_function
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 
 TINY = [
     "--model",

@@ -15,7 +15,7 @@ from experiments.latent_search import anomaly_scores, search_codes
 from jaxcnn.metrics import frechet_distance
 from jaxcnn.models.dcgan import DCGAN, PIXEL_RANGE, NonSaturatingLoss, player_variables
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 TINY = ["--width", "4", "--code", "3", "--num-steps", "6", "--batch-size", "8"]
 TINY += ["--classifier-steps", "4", "--num-seeds", "2"]
 

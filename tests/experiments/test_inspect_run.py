@@ -23,7 +23,7 @@ from experiments.inspect_run.context import PageFigure, Section
 from jaxcnn import runs
 from jaxcnn.metrics import calibration
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

@@ -10,7 +10,7 @@ from experiments import keypoints
 from experiments.scenes import figures
 from jaxcnn.keypoints import People
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
 PLAIN = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
 

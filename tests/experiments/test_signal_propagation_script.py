@@ -14,7 +14,7 @@ from jaxcnn import runs
 from jaxcnn.interpret.signal_propagation import gradient_norms, response_std
 from jaxcnn.run_log import write_text
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 
 FEW = [
     "--images",

@@ -15,6 +15,8 @@ import jaxcnn as jc
 from experiments.stress import soak
 from jaxcnn import parallel
 
+pytestmark = pytest.mark.quick_compilation
+
 SMALL = ["--shared", "12", "--new", "12"]
 
 

@@ -20,6 +20,8 @@ from jaxcnn.interpret import (
 from jaxcnn.models.layers import stage
 from jaxcnn.state import init_state
 
+pytestmark = pytest.mark.quick_compilation
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 2), dtype=np.uint8)
 
 

@@ -153,7 +153,7 @@ def test_outputs_that_do_not_fit_are_one_line_before_compiling(kind, use, uncomp
 def test_the_range_test_refuses_other_classes_of_our_networks(uncompiled):
     refused(
         lambda: jc.lr_finder(jc.create_model("mlp", 5), OPTIMIZER, DATA, CONFIG, num_steps=10),
-        "5 classes and the data 4",
+        "gives 5 outputs and the data has 4 classes",
     )
 
 

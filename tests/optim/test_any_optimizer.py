@@ -17,6 +17,8 @@ import jaxcnn.optim
 from jaxcnn.optim import current_learning_rate
 from jaxcnn.state import eval_state, init_state
 
+pytestmark = pytest.mark.quick_compilation
+
 MODEL = jc.create_model("mlp", 10)
 CONFIG = jc.TrainConfig(num_steps=4, eval_every=2, batch_size=32)
 train: Any = jc.train

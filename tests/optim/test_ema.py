@@ -16,6 +16,8 @@ from jaxcnn.optim import eval_params, with_ema
 from jaxcnn.optim.transforms import lookahead
 from jaxcnn.state import eval_state, init_state, with_variables
 
+pytestmark = pytest.mark.quick_compilation
+
 MODEL = jc.create_model("mlp", 10, hidden=(8,))
 CONFIG = jc.TrainConfig(num_steps=6, eval_every=2, batch_size=16)
 train: Any = jc.train

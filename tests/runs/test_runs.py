@@ -15,6 +15,8 @@ from jaxcnn.checkpoint import checkpoints, lock_folder
 from jaxcnn.config import as_dict
 from jaxcnn.state import state_shapes
 
+pytestmark = pytest.mark.quick_compilation
+
 CONFIG = jc.ExperimentConfig(
     dataset="digits",
     model="plain8",

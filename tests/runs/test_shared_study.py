@@ -19,6 +19,8 @@ from jaxcnn import runs
 from jaxcnn.checkpoint import FolderInUseError, lock_folder
 from jaxcnn.runs import sweeps
 
+pytestmark = pytest.mark.quick_compilation
+
 ROOT = Path(depth.__file__).parent.parent
 SEEDS = range(4)
 SCRIPT = """

@@ -25,6 +25,8 @@ from jaxcnn.weights import (
 )
 from jaxcnn.weights.hub import HubName, parse_hub_name
 
+pytestmark = pytest.mark.quick_compilation
+
 NAME = "timm/resnet18.tv_in1k"
 CONFIG = {
     "architecture": "resnet18",
