@@ -274,6 +274,7 @@ def test_two_operations_are_applied_one_after_another():
 # ---------------------------------------------------------------- chain, config, names
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
@@ -326,6 +327,7 @@ def test_functions_of_equal_configs_and_constants_are_one_static_argument(pad_va
     assert one != augment.from_config(jc.override(config, padding=2), constants[0])
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_run_with_black_padding_as_a_function_is_resumed(tmp_path):
     """With the constants of its own state, which are other arrays at every call."""
@@ -448,6 +450,7 @@ def test_streamed_images_have_the_partners_of_those_in_memory(tmp_path):
         assert rows[0][name] == rows[1][name]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_run_stopped_in_an_epoch_resumes_with_the_same_bits(tmp_path):
     config = jc.TrainConfig(num_steps=9, batch_size=16, eval_every=9)
@@ -565,6 +568,7 @@ def test_a_loop_of_ones_own_records_it_at_the_first_row(tmp_path):
         run(None)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_folder_of_a_run_without_a_function_refuses_one(tmp_path):
     """Records that are older than the fact have no function."""
@@ -710,6 +714,7 @@ def test_invalid_arguments_are_one_line(make, says):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_soft_labels_of_the_data_are_mixed_and_learned():
     """Shares of classes in the data itself, as of a teacher."""

@@ -335,6 +335,7 @@ def pairs():
 CONFIG = jc.TrainConfig(num_steps=30, batch_size=64, eval_every=15)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_outputs_and_labels_may_be_trees(pairs, tmp_path):
     """Two heads are trained, judged, stopped and resumed; a row has each metric, in percent if it is bool."""
@@ -394,6 +395,7 @@ def test_a_network_of_one_output_learns_a_regression(data):
         next(jc.train(model, optax.adam(0.03), data, config, strategy=ONE))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_a_loss_of_ones_own_is_the_same_on_eight_devices(pairs, kind):
@@ -592,6 +594,7 @@ def test_a_state_for_another_loss_is_refused_by_the_step(pairs):
     assert sorted(sums.sums) == ["distance", "error"]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_finder_landscape_and_gradients_take_the_loss(pairs):
     model, tx = TwoHeads(), optax.sgd(0.1)
@@ -661,6 +664,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_folder_refuses_a_run_with_another_loss(name, tmp_path):
@@ -688,6 +692,7 @@ def test_a_run_logged_by_hand_records_a_loss_of_ones_own(tmp_path):
                 log.write(**rows[0])  # type: ignore[arg-type]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_weights_do_not_make_a_healthy_run_diverge():
     data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
@@ -924,6 +929,7 @@ def parity(outputs, batch):
     return optax.softmax_cross_entropy_with_integer_labels(outputs, batch.labels % 2), {}
 
 
+@pytest.mark.quick_compilation
 def test_an_own_loss_that_is_not_finite_for_a_class_is_refused_before_training():
     data, tx = jc.load_dataset("digits"), optax.sgd(0.1)
     small, config = jc.create_model("perceptron", 7), jc.TrainConfig(num_steps=1, batch_size=8)

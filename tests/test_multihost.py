@@ -50,6 +50,8 @@ def free_port():
 
 def start(command, devices: int = 1, **env: str):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", **env}
+    # Processes are compared with processes, so that all may compile quickly.
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -76,10 +78,6 @@ def test_two_processes_say_what_one_says():
     assert first == second
     for mine, theirs in zip(first, alone, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-5)
-
-
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-"""The environment of jobs of which no number is read."""
 
 
 def job(out, *more, **env: str):
@@ -176,7 +174,7 @@ def test_a_job_leaves_the_runs_of_another_process_alone(tmp_path):
     """Process 0 alone sees the lock, and both go on to the next run."""
     out, more = tmp_path / "job", ["--num-seeds", "2", "--num-steps", "4", "--milestones", "2"]
     with lock_folder(out / "resnet8-seed0" / "checkpoints"):
-        both = job(out, more, more, **QUICK)
+        both = job(out, more, more)
         codes, said = ended(both, 400)
     assert codes == [0, 0], said
     owner = f"resnet8-seed0: process {os.getpid()} on {socket.gethostname()}"
@@ -185,7 +183,7 @@ def test_a_job_leaves_the_runs_of_another_process_alone(tmp_path):
     assert (out / "resnet8-seed1" / "result.json").exists()
     assert not (out / "resnet8-seed0" / "metrics.jsonl").exists()
     # It is the last run, so this job draws.
-    codes, said = ended(job(out, more, more, **QUICK), 400)
+    codes, said = ended(job(out, more, more), 400)
     assert codes == [0, 0], said
     assert (out / "table.csv").exists()
 

@@ -117,7 +117,7 @@ def predict(file, images):
 # ---------------------------------------------------------------- tests
 
 
-def run(code, folder):
+def run(code, folder, quick):
     """Run code in a process of its own, where the user's file is a module."""
     root, tests = Path(jc.__file__).parents[1], Path(__file__).parent
     skipped = ("JAX_NUMPY", "XLA_FLAGS")
@@ -126,6 +126,7 @@ def run(code, folder):
     # The processes share what they compile.
     environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["JAXCNN_CACHE"], "programs")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    environment |= quick
     source = f"import os, numpy as np, test_own_pieces as own; out = os.environ['OUT']; {code}"
     command = [sys.executable, "-c", source]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -145,14 +146,16 @@ def flat(state):
 
 
 @pytest.mark.slow
-def test_a_run_in_two_processes_has_the_bits_of_one_and_is_looked_at_and_exported(tmp_path):
+def test_a_run_in_two_processes_has_the_bits_of_one_and_is_looked_at_and_exported(
+    tmp_path, quick_environment
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     parts.mkdir()
-    done = run(f"state = own.train(f'{{out}}/run'); {SAVE}{USE}", whole)
-    run("own.train(f'{out}/run', max_rows=2)", parts)
+    done = run(f"state = own.train(f'{{out}}/run'); {SAVE}{USE}", whole, quick_environment)
+    run("own.train(f'{out}/run', max_rows=2)", parts, quick_environment)
     assert [row["step"] for row in jc.read_metrics(parts / "run")] == [10, 20]
-    run(f"state = own.train(f'{{out}}/run'); {SAVE}", parts)
+    run(f"state = own.train(f'{{out}}/run'); {SAVE}", parts, quick_environment)
     with np.load(whole / "params.npz") as a, np.load(parts / "params.npz") as b:
         assert a.files == b.files
         for name in a.files:

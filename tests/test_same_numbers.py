@@ -118,6 +118,7 @@ def gap(a, b):
     )
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "devices"), [("jit", 2), ("jit", 8), ("pmap", 1), ("pmap", 4), ("pmap", 8)]
@@ -130,6 +131,7 @@ def test_crops_flips_and_dropout_are_the_same_on_any_devices(kind, devices):
     assert gap(trained(jc.strategy("jit", 1), seed=1).params, alone.params) > 1e-2
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_run_moves_from_eight_devices_to_one_and_back(tmp_path):
     """Stopped twice and continued on other devices, it has the rows of a run that stayed on one."""

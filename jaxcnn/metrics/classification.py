@@ -14,6 +14,9 @@ from jaxcnn.arguments import ArgumentError, check_integer, format_value
 def confusion(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the predictions of each class for each label.
 
+    The labels come first, as in scikit-learn's `confusion_matrix`; the other functions of
+    `jaxcnn.metrics` take predictions first.
+
     Args:
         labels: integers of any shape.
         predicted: integers of the same shape.

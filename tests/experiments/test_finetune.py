@@ -36,7 +36,7 @@ from jaxcnn.data import image_folder_with_paths, load_images
 from jaxcnn.weights import read_metadata
 from jaxcnn.weights import read_weights as read_weights
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 
 CLASSES = ("crème", "mint", "plum")
 COLOURS = ((230, 220, 180), (150, 230, 190), (110, 50, 110))
@@ -1014,7 +1014,6 @@ NAMED = ["--width", "2", "--epochs", "1", "--batch-size", "8", "--train", "head"
 
 
 @pytest.mark.slow
-@pytest.mark.quick_compilation
 def test_weights_by_name_bring_their_preprocessing(hub, sweets, tmp_path, monkeypatch):
     out = tmp_path / "out"
     args = ["--images", str(sweets), *NAMED, "--weights", "hf:timm/r18", "--out", str(out)]

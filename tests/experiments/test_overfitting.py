@@ -13,7 +13,7 @@ from experiments import overfitting
 from jaxcnn import tables
 from jaxcnn.config import as_dict
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
 
 NAMES = ["all", "few", "together"]
 TINY = [
@@ -47,7 +47,6 @@ def table(out):
         return {line["setting"]: line for line in csv.DictReader(file)}
 
 
-@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_study_leaves_tables_figures_and_runs(study):
     lines = table(study)
@@ -233,7 +232,6 @@ def test_what_is_there_is_not_run_again_and_plot_only_trains_nothing(study, tmp_
     ]
 
 
-@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_stopped_study_goes_on_to_the_same_rows(study, tmp_path, monkeypatch, capsys):
     asked = []
@@ -286,7 +284,6 @@ def test_few_images_open_a_gap_that_all_images_do_not(tmp_path):
     assert float(few["test_error"]) > float(every["test_error"]) + 4
 
 
-@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_diverged_runs_are_left_out_and_told(study, tmp_path, capsys):
     shutil.copytree(study / "few-seed0", tmp_path / "few-seed0")

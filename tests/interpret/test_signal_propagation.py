@@ -85,6 +85,7 @@ FOLLOWS: dict[str, dict[str, str | None]] = {
 """Layer -> the BN that takes its output as it is."""
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", list(FOLLOWS))
@@ -143,6 +144,7 @@ class Again(nn.Module):
         return BatchNorm(name="norm")(y + 1, train)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_layer_used_twice_has_two_responses_and_the_norm_of_a_sum_is_not_its_own():
     state = begun(Again())
@@ -192,6 +194,7 @@ class Field(nn.Module):
         return normed(x, not self.training)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("model", [Training(), IsTraining(), Deterministic(), Field()])
@@ -386,6 +389,7 @@ def regression(x, logits):
     return np.linalg.norm(x.T @ (shares - np.eye(10)[LABELS]) / len(x))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_gradients_are_of_the_loss_trained_on_and_mode_is_obeyed():
     model: Any = jc.create_model("resnet8", 10, width=4)

@@ -260,6 +260,7 @@ def test_one_backward_pass_has_the_gradient_of_each_player(digits):
     )
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_frozen_discriminator_judges_as_it_does_for_itself():
     """BN of its pass for the generator is frozen too."""
@@ -332,6 +333,7 @@ def test_losses_are_those_of_the_paper():
     assert values["fake_error"].tolist() == (q > 0.5).tolist()
 
 
+@pytest.mark.quick_compilation
 def test_codes_of_evaluation_belong_to_the_images(digits):
     model, images = DCGAN(code=6, width=4), jnp.asarray(digits.test.images / 127.5 - 1, "float32")
     variables = with_large_kernels(jax.jit(model.init)(jax.random.key(0), images[:1]))
@@ -353,6 +355,7 @@ def test_codes_of_evaluation_belong_to_the_images(digits):
     assert len(set(numbers)) == len(np.unique(pixels, axis=0))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_evaluation_is_the_same_on_eight_devices(kind, digits):
@@ -372,6 +375,7 @@ def test_evaluation_is_the_same_on_eight_devices(kind, digits):
     assert many == pytest.approx(one, rel=1e-5)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_a_step_is_the_same_on_eight_devices(kind, digits):
