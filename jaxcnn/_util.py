@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,16 @@ from jax.core import Tracer
 
 PLAIN = "JAXCNN_PLAIN"
 """Environment variable that leaves programs as JAX compiles them."""
+
+
+def bare_name(name: str) -> str:
+    """Return the letters and digits of a name in lower case, to compare spellings.
+
+    Example:
+      >>> bare_name("Faster R-CNN")
+      'fasterrcnn'
+    """
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:

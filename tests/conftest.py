@@ -108,7 +108,7 @@ QUICK_OPTIONS = {
     "xla_cpu_use_fusion_emitters": False,  # of JAX 0.10; later ones have one way to emit loops
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-"""They save four tenths of what is left of compilation where LLVM optimizes nothing."""
+"""They shorten what is left of compilation where LLVM optimizes nothing."""
 
 
 @functools.cache

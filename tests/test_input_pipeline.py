@@ -21,8 +21,6 @@ from jaxcnn.runs import model_and_optimizer
 from jaxcnn.state import init_state
 from jaxcnn.training import epoch_order
 
-pytestmark = pytest.mark.quick_compilation
-
 CONFIG = jc.override(
     jc.ExperimentConfig(),
     dataset="digits",
@@ -64,6 +62,7 @@ def fitted(data, strategy, config=CONFIG):
     ]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "devices"), [("jit", 1), ("pmap", 2)])
 def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devices):
@@ -78,6 +77,7 @@ def test_a_streamed_run_has_the_bits_of_one_in_memory(data, streamed, kind, devi
     assert "precise_eval_error" in rows[-1]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_streamed_data_are_evaluated_and_predicted_like_others(data, streamed):
     model, tx = model_and_optimizer(CONFIG, 10)
@@ -200,6 +200,7 @@ def test_reading_ahead_leaves_what_is_no_array_of_whole_images_on_disk_alone(tmp
         read_ahead(array, index if len(array) else index[:0])
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_masks_are_learnt_and_counted_by_the_pixel(kind):
     data, strategy = dense_data(), jc.strategy(kind, 2)
@@ -265,6 +266,7 @@ def test_what_does_not_fit_masks_is_refused(changes, channels, said):
         )
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "loss", "message"),

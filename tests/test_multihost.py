@@ -80,7 +80,7 @@ def test_two_processes_say_what_one_says():
         assert mine == pytest.approx(theirs, rel=1e-5)
 
 
-def job(out, *more, **env: str):
+def job(out, *more):
     """The depth study as two processes; `more` has the options that only one of them is given."""
     port, ours = free_port(), ["-m", "experiments.depth", *STUDY]
     which = [
@@ -89,7 +89,7 @@ def job(out, *more, **env: str):
     ]
     outs = [["--out", str(out)], ["--out", str(out) + "-of-the-other"]]
     extra = more or ([], [])
-    return [start([*ours, *which[i], *outs[i], *extra[i]], 1, **env) for i in (0, 1)]
+    return [start([*ours, *which[i], *outs[i], *extra[i]]) for i in (0, 1)]
 
 
 def after_row(process, step):

@@ -11,7 +11,6 @@ Those of the library are frozen dataclasses. Equal ones share what is compiled f
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn._util import bare_name
 from jaxcnn.arguments import ArgumentError, accepts, check_choice, format_value
 from jaxcnn.augment.images import AugmentConfig, Normalizer
 from jaxcnn.augment.images import augment as augment_image
@@ -64,11 +64,11 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
     if isinstance(augment, AugmentConfig):
         return augment
     if isinstance(augment, type) or not callable(augment):
-        plain = re.sub(r"[\W_]", "", augment.lower()) if isinstance(augment, str) else ""
-        makers = {re.sub("_", "", maker): f"jaxcnn.augment.{maker}(...)" for maker in _MAKERS}
+        name = bare_name(augment) if isinstance(augment, str) else ""
+        calls = {bare_name(maker): f"jaxcnn.augment.{maker}(...)" for maker in _MAKERS}
         raise ArgumentError(
             f"augment is {format_value(augment)}; expected an AugmentConfig or a function of a "
-            f"key, an image and its target. Write augment={makers.get(plain, _EXAMPLE)}."
+            f"key, an image and its target. Write augment={calls.get(name, _EXAMPLE)}."
         )
     function: Any = augment
     module, name = (getattr(augment, key, None) or "" for key in ("__module__", "__name__"))

@@ -28,7 +28,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxcnn._util import tree_size
+from jaxcnn._util import bare_name, tree_size
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
@@ -186,16 +186,15 @@ def list_models(pattern: str = "*") -> list[str]:
 def _constructor(name):
     if name in MODELS:
         return MODELS[name]
-    if module := DETECTORS.get(re.sub(r"[\W_]", "", name.lower())):
+    if module := DETECTORS.get(bare_name(name)):
         raise ArgumentError(
             f"model is {format_value(name)}, a detector, whose loss needs its anchors; "
             f"expected one of MODELS. Write {module}."
         )
     match = re.fullmatch(r"(?:cifar-)?(plain|resnet|preresnet)([0-9]{1,5})", name)
     if not match:
-        plain = re.sub(r"[\W_]", "", name.lower())
-        equal = [known for known in MODELS if re.sub(r"[\W_]", "", known) == plain]
-        nearest = equal or difflib.get_close_matches(name[:80], MODELS, n=3)
+        same = [known for known in MODELS if bare_name(known) == bare_name(name)]
+        nearest = same or difflib.get_close_matches(name[:80], MODELS, n=3)
         hint = " or ".join(nearest) if nearest else "one of " + ", ".join(sorted(MODELS))
         raise ArgumentError(
             f"model is {format_value(name)}, which no network here is called; write {hint}"

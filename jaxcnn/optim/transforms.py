@@ -83,18 +83,16 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
         if not isinstance(tx, optax.GradientTransformation):
             tx = optax.GradientTransformation(tx.init, tx.update)
         return _pass_accepted(optax.with_extra_args_support(tx))
+    description, correction = f"of type {type(tx).__name__}", "optax.adam(1e-3), say"
     if callable(tx):
         name = getattr(tx, "__name__", type(tx).__name__)
         description, correction = f"the function {name}", f"{name}(1e-3), its result"
-    else:
-        is_text = isinstance(tx, str)
-        description = format_value(tx) if is_text else f"of type {type(tx).__name__}"
-        correction = "optax.adam(1e-3), say"
-        if isinstance(tx, OptimizerConfig):
-            correction = "jaxcnn.create_optimizer(config, num_steps)"
-        elif is_text:
-            config = f"jaxcnn.OptimizerConfig({description})"
-            correction = f"jaxcnn.create_optimizer({config}, num_steps)"
+    elif isinstance(tx, OptimizerConfig):
+        correction = "jaxcnn.create_optimizer(config, num_steps)"
+    elif isinstance(tx, str):
+        description = format_value(tx)
+        config = f"jaxcnn.OptimizerConfig({description})"
+        correction = f"jaxcnn.create_optimizer({config}, num_steps)"
     raise ArgumentError(
         f"tx is {description}; expected an optax transformation. Write {correction}."
     )

@@ -15,7 +15,7 @@ from experiments.latent_search import anomaly_scores, search_codes
 from jaxcnn.metrics import frechet_distance
 from jaxcnn.models.dcgan import DCGAN, PIXEL_RANGE, NonSaturatingLoss, player_variables
 
-pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
+pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--width", "4", "--code", "3", "--num-steps", "6", "--batch-size", "8"]
 TINY += ["--classifier-steps", "4", "--num-seeds", "2"]
 
@@ -182,6 +182,7 @@ def test_the_measure_is_the_distance_of_its_own_samples(gan, digits):
     assert row["frechet_floor"] < 0.05 * row["frechet_mean"]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_generation_study_leaves_table_figures_and_runs(tmp_path, capsys):
     out = tmp_path / "runs"
@@ -204,6 +205,7 @@ def test_the_generation_study_leaves_table_figures_and_runs(tmp_path, capsys):
     assert "has no finished run lenet5; expected both" in capsys.readouterr().err
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_diverged_runs_are_in_the_table_and_stop_no_drawing(tmp_path):
     """One seed beside another that has not diverged, and alone."""

@@ -10,7 +10,7 @@ from experiments import keypoints
 from experiments.scenes import figures
 from jaxcnn.keypoints import People
 
-pytestmark = [pytest.mark.usefixtures("one_device"), pytest.mark.quick_compilation]
+pytestmark = pytest.mark.usefixtures("one_device")
 TINY = ["--scenes", "40", "--width", "4", "--num-steps", "6", "--batch-size", "8"]
 PLAIN = np.stack([np.zeros((213, 213, 3), np.uint8), np.full((213, 213, 3), 255, np.uint8)])
 
@@ -108,6 +108,7 @@ def test_people_are_assigned_by_similarity():
     assert keypoints.assign(similarity[:, ::-1]).tolist() == [[2, -1]]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_study_of_poses_leaves_table_figures_and_runs(tmp_path, capsys):
     out = tmp_path / "runs"

@@ -456,7 +456,6 @@ def test_the_auxiliary_head_trains_the_stages_before_the_last_and_itself():
 
 
 @pytest.mark.slow
-@pytest.mark.quick_compilation
 def test_training_adds_the_auxiliary_loss_with_the_papers_weight():
     """One step of gradient descent, against the gradient of the sum. Other networks have 0.3."""
     model: Any = create_model("pspnet", 2, **PSPNET)

@@ -16,8 +16,6 @@ from jaxcnn.optim import eval_params, with_ema
 from jaxcnn.optim.transforms import lookahead
 from jaxcnn.state import eval_state, init_state, with_variables
 
-pytestmark = pytest.mark.quick_compilation
-
 MODEL = jc.create_model("mlp", 10, hidden=(8,))
 CONFIG = jc.TrainConfig(num_steps=6, eval_every=2, batch_size=16)
 train: Any = jc.train
@@ -96,6 +94,7 @@ def numpy_logits(params, data):
     return np.tanh(x @ first["kernel"] + first["bias"]) @ second["kernel"] + second["bias"]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_rows_evaluate_and_predict_use_the_average_and_training_does_not(data, one, tmp_path):
     plain = list(train(MODEL, named(), data, jc.override(CONFIG, eval_every=1), strategy=one))
@@ -129,6 +128,7 @@ def test_rows_evaluate_and_predict_use_the_average_and_training_does_not(data, o
     assert errors[int(best.step)] == min(errors.values())
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_export_writes_the_average(data, one, tmp_path):
     network, file = jc.create_model("plain8", 10, width=2), tmp_path / "w.safetensors"
@@ -140,6 +140,7 @@ def test_export_writes_the_average(data, one, tmp_path):
     assert not bits_equal(loaded["params"], state.params)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize(
     "make",
     [
@@ -159,6 +160,7 @@ def test_a_resumed_run_has_the_same_bits(make, data, one, tmp_path):
     assert [row["eval_loss"] for row in rows[0]] == [row["eval_loss"] for row in rows[1]]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 def test_eight_devices_have_the_average_of_one(kind, data, one):
@@ -189,6 +191,7 @@ def test_frozen_stages_have_no_average_and_are_evaluated_as_they_are(data, one):
     assert row["eval_loss"] == pytest.approx(jc.evaluate(MODEL, state, data.test).mean_loss)
 
 
+@pytest.mark.quick_compilation
 def test_a_part_of_the_parameters_can_have_an_average(data, one):
     labels = lambda params: {name: name for name in params}  # noqa: E731
     tx = optax.partition({"hidden1": with_ema(optax.sgd(0.1), 0.7), "head": optax.sgd(0.1)}, labels)
@@ -299,6 +302,7 @@ def test_a_decay_out_of_bounds_is_refused(value):
 # ------------------------------------------------------------------ records
 
 
+@pytest.mark.quick_compilation
 def test_records_without_an_average_are_what_they_were(data, one, tmp_path):
     config = jc.ExperimentConfig(dataset="digits", model="mlp", train=CONFIG)
     assert "ema_decay" not in config.to_json()
@@ -311,6 +315,7 @@ def test_records_without_an_average_are_what_they_were(data, one, tmp_path):
     assert "ema_decay" not in "".join(p.read_text() for p in (tmp_path / "a").glob("*.json"))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.parametrize("values", [(0.0, 0.99), (0.99, 0.0), (0.9, 0.99)])
 def test_a_folder_refuses_another_average(values, data, one, tmp_path):
     for folder, model in (("named", "mlp"), ("own", "another name")):
