@@ -328,7 +328,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("a name for an augmentation", lambda r: jc.augment.as_augmentation("RandAugment"),
      ArgumentError, "augment is 'RandAugment'", "Write augment=jaxcnn.augment.rand_augment(...)"),
     ("weights and network exchanged", lambda r: jc.load_weights(of("a.pth"), r.model),
-     jc.WeightsError, "model is 'a.pth', and file a network", "Write load_weights(model, 'a.pth')"),
+     jc.WeightsError, "model is 'a.pth' and file is a network", "Write load_weights(model, 'a.pth')"),
     ("a state for variables", lambda r: interpret.responses(r.model, of(r.state), of(IMAGES)),
      ArgumentError, "variables are of type State", "Write {\"params\": state.params"),
     ("images for variables", lambda r: interpret.responses(r.model, of(IMAGES), of(r.state)),

@@ -385,8 +385,8 @@ def test_a_network_of_one_output_learns_a_regression(data):
     pairs = jc.dataset(train, test)
     model = jc.create_model("mlp", 1, hidden=())
     config = jc.TrainConfig(num_steps=300, batch_size=64, eval_every=100)
-    run = jc.train(model, optax.adam(0.03), pairs, config, loss=squared, strategy=ONE)
-    _, (_, row), *_, (state, last) = [(None, None), *run]
+    run: Any = jc.train(model, optax.adam(0.03), pairs, config, loss=squared, strategy=ONE)
+    (_, row), *_, (state, last) = run
     assert last["eval_loss"] < 0.01 * np.var(test[1])
     assert last["train_loss"] < row["train_loss"]
     assert jc.predict(model, state, data.test.images).shape == (len(data.test.images), 1)

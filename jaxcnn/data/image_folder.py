@@ -198,7 +198,7 @@ def list_images(root: Path) -> tuple[tuple[str, ...], list[ImageFile]]:
         if not root.is_dir():
             raise DataError(
                 f"{root} is {'a file' if root.exists() else 'not there'}; expected a folder with "
-                f"one of images for each class, such as {root / 'apple/1.jpg'}"
+                f"a subfolder of images for each class, such as {root / 'apple/1.jpg'}"
             )
         return _list_files(root)
     except OSError as error:

@@ -129,7 +129,7 @@ def load_weights(
     """
     if isinstance(model, (str, File)) and isinstance(file, nn.Module):
         raise WeightsError(
-            f"model is {format_value(model)}, and file a network; expected the opposite order. "
+            f"model is {format_value(model)} and file is a network; expected the model first. "
             f"Write load_weights(model, {format_value(str(model))})."
         )
     is_padding = isinstance(shortcut_padding, str) and shortcut_padding in PADDINGS

@@ -566,8 +566,8 @@ def a_file(root):
 
 
 WRONG = [
-    (lambda root: root.rmdir(), "is not there; expected a folder with one of images"),
-    (a_file, "is a file; expected a folder with one of images"),
+    (lambda root: root.rmdir(), "is not there; expected a folder with a subfolder"),
+    (a_file, "is a file; expected a folder with a subfolder"),
     (no_class, "has no folders of classes; expected two or more"),
     (one_class, "has one folder of a class, apple; expected two or more"),
     (empty_class, "no image in lime; expected some (jpg"),

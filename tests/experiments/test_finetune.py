@@ -728,7 +728,7 @@ def test_a_run_that_is_over_is_only_drawn_and_never_mixed_with_another(
 
 MISTAKES = [
     (["--preset", "own"], "--images is missing; write --images"),
-    (["--images", "nowhere"], "is not there; expected a folder with one of images"),
+    (["--images", "nowhere"], "is not there; expected a folder with a subfolder"),
     (["--images", "SWEETS", "--model", "resnet21x"], "model is 'resnet21x'"),
     (
         ["--images", "SWEETS", "--train", "head"],
