@@ -381,6 +381,13 @@ def test_a_network_of_one_output_learns_a_regression(data):
     def squared(outputs, batch):
         return (outputs[:, 0] - batch.labels) ** 2, {}
 
+    def every_pair(outputs, batch):
+        return (outputs - batch.labels[None]) ** 2, {}  # As broadcasting has it.
+
+    def of_pairs(use, model, pairs, config):
+        tx = optax.adam(0.03) if use is jc.train else jc.OptimizerConfig()
+        return use(model, tx, pairs, config, loss=every_pair)
+
     train, test = [(split.images, targets(split)) for split in (data.train, data.test)]
     pairs = jc.dataset(train, test)
     model = jc.create_model("mlp", 1, hidden=())
@@ -390,6 +397,12 @@ def test_a_network_of_one_output_learns_a_regression(data):
     assert last["eval_loss"] < 0.01 * np.var(test[1])
     assert last["train_loss"] < row["train_loss"]
     assert jc.predict(model, state, data.test.images).shape == (len(data.test.images), 1)
+    message = r"losses have shape \(97, 97\), one for each pair .* Write outputs\[:, 0\]"
+    for use in (jc.train, jc.lr_finder):
+        with pytest.raises(jc.ArgumentError, match=message):
+            list(of_pairs(use, model, pairs, config))
+    with pytest.raises(jc.ArgumentError, match=message):
+        jc.evaluate(model, state, pairs.test, loss=every_pair)
     message = r"gives 1 output and the data has 10 classes; .* Build the model with 10 outputs\.$"
     with pytest.raises(jc.ArgumentError, match=message):
         next(jc.train(model, optax.adam(0.03), data, config, strategy=ONE))

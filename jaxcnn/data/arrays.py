@@ -592,7 +592,11 @@ def _convert_classes(raw, count, names, changes) -> tuple[dict[str, Any], tuple[
     for part in raw:
         if high[part] >= count:
             one_based = low[part] == 1 and high[part] == count
-            fix = "labels - 1" if one_based else f"num_classes={max(high.values()) + 1}"
+            fix = f"num_classes={max(high.values()) + 1}"
+            if one_based:
+                fix = "labels - 1"
+            elif names:
+                fix = f"classes=(...) with {max(high.values()) + 1} names"
             raise DataError(
                 f"{part} labels span {low[part]}..{high[part]}; expected 0..{count - 1}, for there "
                 f"are {count} classes: write {fix}"

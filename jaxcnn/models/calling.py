@@ -611,6 +611,8 @@ def check_outputs(
     else:
         outputs, aux = jax.eval_shape(outputs_and_aux, variables, images)
     losses, values = jax.eval_shape(partial(compute_loss, loss), outputs, Batch(images, labels))
+    if not train:
+        _check_pairs(losses, (outputs, images, labels))
     for head in sown_values(aux):
         jax.eval_shape(partial(compute_loss, loss), head, Batch(images, labels))
     if num_classes is not None and has_class_labels(loss) and outputs.shape[-1] != num_classes:
@@ -619,6 +621,27 @@ def check_outputs(
             f"expected as many. Build the model with {num_classes} outputs."
         )
     return outputs, losses, values
+
+
+def _check_pairs(losses: Any, arrays: Any) -> None:
+    """Check that a loss did not broadcast [b, 1] and [b] to a number for each pair of images.
+
+    A second axis of the batch's size comes from one of the arrays, or from broadcasting. In test
+    mode the batch is checked at a size that other axes hardly have.
+
+    Raises:
+      ArgumentError: it did.
+    """
+    sizes = {leaf.shape[1] for leaf in jax.tree.leaves(arrays) if len(leaf.shape) > 1}
+    if losses.shape[:1] == losses.shape[1:2] and losses.shape[0] not in sizes:
+        outputs, _, labels = arrays
+        shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (outputs, labels)]
+        found, given = (" and ".join(map(str, part)) for part in shapes)
+        raise ArgumentError(
+            f"the losses have shape {losses.shape}, one for each pair of images, from outputs "
+            f"{found} and labels {given}; expected ({losses.shape[0]},), one for each image. "
+            "Write outputs[:, 0] for outputs [b, 1]."
+        )
 
 
 def activation_bytes(model: nn.Module, variables: Mapping[str, Any], shape: tuple[int, ...]) -> int:
@@ -732,7 +755,7 @@ def loss_metric_dtypes(
     """
     if is_library_loss(loss):
         return (("error", "int32"),)
-    images, labels = batch_shapes(split, 2)
+    images, labels = batch_shapes(split, 97)
 
     def trace() -> tuple[tuple[str, str], ...]:
         return metric_dtypes(check_outputs(model, variables, images, labels, loss)[2])

@@ -86,7 +86,8 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
     description, correction = f"of type {type(tx).__name__}", "optax.adam(1e-3), say"
     if callable(tx):
         name = getattr(tx, "__name__", type(tx).__name__)
-        description, correction = f"the function {name}", f"{name}(1e-3), its result"
+        arguments = "config, num_steps" if name == "create_optimizer" else "1e-3"
+        description, correction = f"the function {name}", f"{name}({arguments}), its result"
     elif isinstance(tx, OptimizerConfig):
         correction = "jaxcnn.create_optimizer(config, num_steps)"
     elif isinstance(tx, str):
