@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -102,6 +103,16 @@ def pytest_collection_modifyitems(config, items):
             )
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+def pytest_collection_finish():
+    """Collect garbage a seventieth as often, and never among the modules and tests that stay.
+
+    Python's collector took a twelfth of the tests' CPU time, nearly all of it among those.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 QUICK_OPTIONS = {
