@@ -632,9 +632,12 @@ def _set(config: Any, name: str, value: Any) -> None:
 
 def _check_section(name, value, kind):
     if not isinstance(value, kind):
+        hint = ""
+        if kind is AugmentConfig and (callable(value) or isinstance(value, str)):
+            hint = ", and jaxcnn.train(..., augment=function) for any other augmentation"
         raise ArgumentError(
             f"{name} is {format_value(value, 60)}; expected {kind.__name__}(...). "
-            f"Use {name}=jaxcnn.{kind.__name__}()."
+            f"Use {name}=jaxcnn.{kind.__name__}(){hint}."
         )
 
 

@@ -718,8 +718,8 @@ def check_augment(
         return
     if isinstance(augment, AugmentConfig):
         raise ArgumentError(
-            "augment is an AugmentConfig; expected a function, or None. "
-            "Write jaxcnn.override(config, augment=...) for the config."
+            "augment is an AugmentConfig; expected a function, or None. Write "
+            "augment=jaxcnn.augment.from_config(...), or jaxcnn.override(config, augment=...)."
         )
     as_augmentation(augment)
     if config.augment != AugmentConfig():

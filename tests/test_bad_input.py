@@ -14,7 +14,7 @@ from data_fakes import bare_machine, fake, flip, register, write_archives, write
 from scripts import train_config
 
 import jaxcnn as jc
-from jaxcnn import interpret, runs
+from jaxcnn import interpret, plots, runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import (
@@ -72,6 +72,11 @@ def fit(data=GOOD, devices=1, **changes):
             strategy=strategy,
         )
     )
+
+
+def augmented(r, augment):
+    tx = jc.create_optimizer(CONFIG.optimizer, 5)
+    return next(jc.train(r.model, tx, GOOD, CONFIG.train, augment=of(augment)))
 
 
 def fit_images(change):
@@ -327,6 +332,32 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "tx is 'adam'", "Write jaxcnn.create_optimizer(jaxcnn.OptimizerConfig('adam')"),
     ("a name for an augmentation", lambda r: jc.augment.as_augmentation("RandAugment"),
      ArgumentError, "augment is 'RandAugment'", "Write augment=jaxcnn.augment.rand_augment(...)"),
+    ("a list of augmentations", lambda r: augmented(r, [jc.augment.cutout(2)]),
+     ArgumentError, "expected a function of a key", "Write augment=jaxcnn.augment.chain(function, another)"),
+    ("a function for the inside of an augmentation", lambda r: augmented(r, jc.augment.random_flip),
+     ArgumentError, "does not take three arguments", "augment.from_config(jaxcnn.AugmentConfig(flip=True))"),
+    ("yes to augmentation", lambda r: augmented(r, True),
+     ArgumentError, "augment is True", "augment.from_config(jaxcnn.AugmentConfig(padding=4, flip=True))"),
+    ("a config of augmentation beside the config", lambda r: augmented(r, jc.AugmentConfig(padding=1)),
+     ArgumentError, "augment is an AugmentConfig", "Write augment=jaxcnn.augment.from_config(...), or"),
+    ("a function in the config", lambda r: jc.TrainConfig(augment=of(jc.augment.cutout(2))),
+     ArgumentError, "expected AugmentConfig(...)", "jaxcnn.train(..., augment=function) for any other"),
+    ("an image of floats to lay heat over", lambda r: plots.overlay(np.ones((2, 2, 3)), np.ones((2, 2))),
+     ValueError, "image is float64; expected uint8", "write (255 * image).astype(np.uint8)"),
+    ("heat above 1", lambda r: plots.overlay(IMAGES[0], np.full((8, 10), 2.0)),
+     ValueError, "heat spans 2..2; expected 0..1", "Write heat / heat.max()"),
+    ("heat that is not a number", lambda r: plots.overlay(IMAGES[0], np.full((8, 10), np.nan)),
+     ValueError, "heat spans nan..nan; expected 0..1", "Write np.nan_to_num(heat)"),
+    ("a text for names of classes", lambda r: plots.confusion(np.eye(2, dtype=int), "ab"),
+     ValueError, "classes is the text 'ab'", "Write classes=data.classes"),
+    ("shares for counts", lambda r: plots.confusion(np.eye(2), ["a", "b"]),
+     ValueError, "expected whole numbers from 0", "Write counts=jaxcnn.metrics.confusion("),
+    ("a network of the hub without its owner", lambda r: jc.create_pretrained("resnet18"),
+     jc.WeightsError, "name is 'resnet18', without an owner", "Write 'timm/resnet18.tv_in1k'"),
+    ("a network of another library", lambda r: jc.create_model("timm/resnet18", 10),
+     ArgumentError, "which no network here is called", "write resnet18"),
+    ("a detector with its size", lambda r: jc.create_model("SSD300", 10),
+     ArgumentError, "which has arguments and a loss of its own", "Write jaxcnn.models.ssd.SSD("),
     ("weights and network exchanged", lambda r: jc.load_weights(of("a.pth"), r.model),
      jc.WeightsError, "model is 'a.pth' and file is a network", "Write load_weights(model, 'a.pth')"),
     ("a state for variables", lambda r: interpret.responses(r.model, of(r.state), of(IMAGES)),
@@ -347,7 +378,9 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("an unknown data set", lambda r: load_dataset("cifar11"),
      DataError, "no data set is named 'cifar11'", "did you mean 'cifar10'?"),
     ("a name that climbs out", lambda r: load_dataset("../../cifar10"),
-     DataError, "no data set is named '../../cifar10'", "did you mean 'cifar10'?"),
+     DataError, "'../../cifar10' is a path", "pass data=jaxcnn.image_folder(PATH, size=...)"),
+    ("a folder for a data set's name", lambda r: load_dataset(str(r.path)),
+     DataError, "is a path; expected the name of a data set", "pass data=jaxcnn.image_folder(PATH, size=...)"),
     ("no name at all", lambda r: load_dataset(of(["mnist"])),
      DataError, "no data set is named", "did you mean 'mnist'?"),
     ("a NUL in the data's folder", lambda r: load_dataset("mnist", "a\0b"),

@@ -1,15 +1,16 @@
 """Normalization and random augmentation of images on the device.
 
-`augment=` of `jaxcnn.train` takes one of the functions here, or one of your own. It is called as
-`function(rng, image, target)` and returns an image and a target. The image is float32 [h, w, c] and
-normalized, by default to 0..1 with the mean training image subtracted. A function with the
-arguments `(rng, image, target, other_image, other_target)` also gets another example of the batch.
+`augment=` of `jaxcnn.train` takes an augmentation: what one of the makers below returns, or a
+function of your own. It is called as `function(rng, image, target)` and returns an image and a
+target. The image is float32 [h, w, c] and normalized, by default to 0..1 with the mean training
+image subtracted. A function with the arguments `(rng, image, target, other_image, other_target)`
+also gets another example of the batch.
 
-- Crops and flips: `AugmentConfig`, and `from_config`, which makes a function of one. `augment`
-  applies one to an image, with a key and a normalizer. `standard_augmentation` has the usual one of
-  a named data set.
-- Single functions: `random_crop`, `random_flip`, `random_resized_crop`.
-- Functions that make one: `cutout`, `cutmix`, `mixup`, `rand_augment` (of `OPERATIONS`), `chain`.
+- Makers of augmentations: `from_config` (of an `AugmentConfig`: crops and flips), `cutout`,
+  `cutmix`, `mixup`, `rand_augment` (of `OPERATIONS`), `chain`. `standard_augmentation` returns the
+  usual one of a named data set.
+- For the inside of your own: `random_crop`, `random_flip`, `random_resized_crop`, and `augment`,
+  which applies an `AugmentConfig`. They take a key and an image, without a target.
 - Normalization: `normalize`, `Normalizer`, `make_normalizer`, `IMAGENET_NORMALIZER`.
 - For loops of your own: `Augmentation` (the type), `as_augmentation`, `augment_batch`,
   `needs_partner`, `augmented_shapes`.

@@ -32,6 +32,14 @@ Augmentation = Callable[..., tuple[Any, Any]]
 """Function of a random key, an image, its target and, if it takes one, a partner."""
 _MAKERS = ("chain", "cutmix", "cutout", "from_config", "mixup", "rand_augment")
 """Functions of this package that return an augmentation."""
+_CONFIG = "jaxcnn.augment.from_config(jaxcnn.AugmentConfig({}))"
+_SUGGESTIONS = {bare_name(maker): f"jaxcnn.augment.{maker}(...)" for maker in _MAKERS} | {
+    "crop": _CONFIG.format("padding=4"),
+    "randomcrop": _CONFIG.format("padding=4"),
+    "flip": _CONFIG.format("flip=True"),
+    "randomflip": _CONFIG.format("flip=True"),
+}
+"""Names without underscores -> what to write for them."""
 _EXAMPLE = "lambda rng, image, target: (image[:, ::-1], target)"
 
 
@@ -65,10 +73,12 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
         return augment
     if isinstance(augment, type) or not callable(augment):
         name = bare_name(augment) if isinstance(augment, str) else ""
-        calls = {bare_name(maker): f"jaxcnn.augment.{maker}(...)" for maker in _MAKERS}
+        suggestion = _SUGGESTIONS.get(name, _CONFIG.format("padding=4, flip=True"))
+        if isinstance(augment, (list, tuple)):
+            suggestion = "jaxcnn.augment.chain(function, another)"
         raise ArgumentError(
-            f"augment is {format_value(augment)}; expected an AugmentConfig or a function of a "
-            f"key, an image and its target. Write augment={calls.get(name, _EXAMPLE)}."
+            f"augment is {format_value(augment)}; expected a function of a key, an image and its "
+            f"target. Write augment={suggestion}."
         )
     function: Any = augment
     module, name = (getattr(augment, key, None) or "" for key in ("__module__", "__name__"))
@@ -78,9 +88,12 @@ def as_augmentation(augment: Any) -> AugmentConfig | Augmentation:
             f"Write augment=jaxcnn.augment.{name}(...)."
         )
     if not accepts(function, 5 if needs_partner(augment) else 3):
+        suggestion = _EXAMPLE
+        if module.startswith("jaxcnn.augment."):
+            suggestion = _SUGGESTIONS.get(bare_name(name), _EXAMPLE)
         raise ArgumentError(
             f"augment is {format_value(augment)}, which does not take three arguments; expected a "
-            f"function of a key, an image and its target. Write augment={_EXAMPLE}."
+            f"function of a key, an image and its target. Write augment={suggestion}."
         )
     return function
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from typing import NamedTuple
 
 from jaxcnn.data.types import DataError, short
@@ -82,6 +83,11 @@ def dataset_info(name: str) -> DatasetInfo:
         raise DataError(
             "'arrays' is for arrays of your own, which have no name; pass "
             "data=jaxcnn.dataset((images, labels), (test_images, test_labels))"
+        )
+    if isinstance(name, (str, os.PathLike)) and (os.sep in str(name) or os.path.isdir(name)):
+        raise DataError(
+            f"{short(str(name))!r} is a path; expected the name of a data set. For a folder with a "
+            "subfolder of images for each class, pass data=jaxcnn.image_folder(PATH, size=...)."
         )
     # Cut first: the comparison of a name of megabytes would take too long.
     unknown = short(str(name))

@@ -104,11 +104,14 @@ CIFAR_FAMILIES: dict[str, Callable[..., nn.Module]] = {
 Any `cifar-resnetD`, `cifar-plainD` and `cifar-preresnetD` is a name of a network. Without the
 prefix, any that is not in `MODELS` is a name too.
 """
-DETECTORS = {
+OTHERS = {
     "ssd": "jaxcnn.models.ssd.SSD(num_classes, anchors)",
     "yolo": "jaxcnn.models.yolo.YOLO(num_classes)",
     "fasterrcnn": "jaxcnn.models.faster_rcnn.FasterRCNN(num_classes)",
     "maskrcnn": "jaxcnn.models.faster_rcnn.FasterRCNN(num_classes, masks=True)",
+    "posenet": "jaxcnn.models.pose.PoseNet(skeleton)",
+    "linereader": "jaxcnn.models.line_reader.LineReader(num_classes)",
+    "dcgan": "jaxcnn.models.dcgan.DCGAN()",
 }
 """Names of networks that `create_model` does not make -> what to write instead."""
 for _depth in (20, 56, 110, 164, 1001):
@@ -186,15 +189,18 @@ def list_models(pattern: str = "*") -> list[str]:
 def _constructor(name):
     if name in MODELS:
         return MODELS[name]
-    if module := DETECTORS.get(bare_name(name)):
+    # With a size or version behind it, such as SSD300 or YOLOv3.
+    if module := OTHERS.get(re.sub("v?[0-9]+$", "", bare_name(name))):
         raise ArgumentError(
-            f"model is {format_value(name)}, a detector, whose loss needs its anchors; "
+            f"model is {format_value(name)}, which has arguments and a loss of its own; "
             f"expected one of MODELS. Write {module}."
         )
     match = re.fullmatch(r"(?:cifar-)?(plain|resnet|preresnet)([0-9]{1,5})", name)
     if not match:
-        same = [known for known in MODELS if bare_name(known) == bare_name(name)]
-        nearest = same or difflib.get_close_matches(name[:80], MODELS, n=3)
+        # Hubs write an owner before the name: timm/resnet18.
+        short = name.rpartition("/")[2][:80].lower()
+        same = [known for known in MODELS if bare_name(known) == bare_name(short)]
+        nearest = same or difflib.get_close_matches(short, MODELS, n=3, cutoff=0.65)
         hint = " or ".join(nearest) if nearest else "one of " + ", ".join(sorted(MODELS))
         raise ArgumentError(
             f"model is {format_value(name)}, which no network here is called; write {hint}"
@@ -203,7 +209,7 @@ def _constructor(name):
 
 
 def model_call(model: nn.Module) -> tuple[str, dict[str, Any]] | None:
-    """Return the name and the options with which `create_model` makes `model`.
+    """Return the name and the options, without `num_classes`, for `create_model` to make `model`.
 
     Returns:
       The call with the fewest options, or None for a module that is not the library's.

@@ -3,8 +3,8 @@
 `create_optimizer` makes one optax transformation from an `OptimizerConfig`. `jaxcnn.train` and
 `jaxcnn.make_train_step` take any other one too, also one of your own. Rows have the learning rate
 of the last step if the optimizer's state holds it, as with `create_optimizer` and
-`optax.inject_hyperparams`. Otherwise it is None, also where groups of parameters have different
-rates.
+`optax.inject_hyperparams`. Otherwise it is None, also where groups of parameters have optimizers
+with different rates. With `lr_multipliers` it is the rate that they multiply.
 
 - By name: `create_optimizer`, `OPTIMIZERS` (`OptimizerSpec`), `SCHEDULES`. `config_of` returns the
   config and the arguments that an optimizer was made with.

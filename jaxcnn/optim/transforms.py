@@ -92,7 +92,7 @@ def as_transformation(tx: Any) -> optax.GradientTransformationExtraArgs:
         correction = "jaxcnn.create_optimizer(config, num_steps)"
     elif isinstance(tx, str):
         description = format_value(tx)
-        config = f"jaxcnn.OptimizerConfig({description})"
+        config = f"jaxcnn.OptimizerConfig({description.lower()})"
         correction = f"jaxcnn.create_optimizer({config}, num_steps)"
     raise ArgumentError(
         f"tx is {description}; expected an optax transformation. Write {correction}."

@@ -34,23 +34,35 @@ def confusion(counts: np.ndarray, classes: Sequence[str], *, title: str = "") ->
     The number of images is written in them.
 
     Args:
-      counts: integers [k, k], of images of class row that were predicted as class column.
+      counts: integers [k, k], as `jaxcnn.metrics.confusion` returns them: images of class row that
+        were predicted as class column.
       classes: k names, drawn as they are, without formulas.
       title: above the figure.
 
     Raises:
-      ValueError: shapes differ.
+      ValueError: shapes differ, or a count is no number from 0.
 
     Example:
       >>> figure = confusion(np.array([[8, 2], [0, 10]]), ["cat", "dog"])
       >>> [text.get_text() for text in figure.axes[0].texts]
       ['8', '2', '10']
     """
-    k = len(classes)
-    if not k or np.shape(counts) != (k, k):
+    if isinstance(classes, str):
         raise ValueError(
-            f"counts are {np.shape(counts)} and classes has {k} names; expected [num_classes, "
+            f"classes is the text {classes!r}; expected a name for each class. "
+            "Write classes=data.classes."
+        )
+    counts, classes = np.asarray(counts), [str(name) for name in classes]
+    k = len(classes)
+    if not k or counts.shape != (k, k):
+        raise ValueError(
+            f"counts are {counts.shape} and classes has {k} names; expected [num_classes, "
             "num_classes] and a name for each class"
+        )
+    if counts.dtype.kind not in "iu" or counts.min() < 0:
+        raise ValueError(
+            f"counts are {counts.dtype} from {counts.min()}; expected whole numbers from 0. "
+            "Write counts=jaxcnn.metrics.confusion(labels, predicted, num_classes)."
         )
     total = counts.sum(1, keepdims=True)
     share = np.divide(counts, total, out=np.zeros((k, k)), where=total > 0)

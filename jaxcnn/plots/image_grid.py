@@ -43,7 +43,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
       uint8 [h, w, 3].
 
     Raises:
-      ValueError: other shapes.
+      ValueError: other shapes, an image of another dtype, or heat outside 0..1.
 
     Example:
       >>> overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0.0, 1.0]])).tolist()
@@ -53,6 +53,17 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"image is {np.shape(image)} and heat {np.shape(heat)}; expected [h, w, 3] or "
             "[h, w, 1], and [h, w]"
+        )
+    if image.dtype != np.uint8:
+        raise ValueError(
+            f"image is {image.dtype}; expected uint8 in 0..255, as the data set has it. For values "
+            "in 0..1 write (255 * image).astype(np.uint8)."
+        )
+    # Interpolation of float32 may round up from 1.
+    if not ((heat >= 0) & (heat <= 1 + 1e-5)).all():
+        fix = "heat / heat.max()" if np.isfinite(heat).all() else "np.nan_to_num(heat)"
+        raise ValueError(
+            f"heat spans {np.min(heat):.3g}..{np.max(heat):.3g}; expected 0..1. Write {fix}."
         )
     # Luminance of ITU-R BT.709.
     weights = np.array([0.2126, 0.7152, 0.0722]) if image.shape[2] == 3 else np.ones(1)

@@ -126,7 +126,8 @@ def pack(source: str | Path, target: str | Path) -> int:
       The number of runs.
 
     Raises:
-      ArgumentError: the folder is not there, or holds no finished run.
+      ArgumentError: the source is not there or holds no finished run, or the target is a file or
+        the source itself.
     """
     lines = []
     for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
@@ -142,9 +143,18 @@ def pack(source: str | Path, target: str | Path) -> int:
         line = {"name": folder.name, "config": config} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_round_floats(line), separators=(",", ":")) + "\n")
     if not lines:
+        found = "holds no finished run" if Path(source).is_dir() else "is no folder"
+        is_run = Path(source, "result.json").exists()
         raise ArgumentError(
-            f"{source} {'holds no finished run' if Path(source).is_dir() else 'is no folder'}; "
-            "expected a folder of folders with result.json. Write pack('runs/my-study', target)."
+            f"{source} {'is one run' if is_run else found}; expected a folder of folders with "
+            f"result.json. Write pack({str(Path(source).parent) if is_run else 'runs/my-study'!r}, "
+            "target)."
+        )
+    if Path(target).exists() and (not Path(target).is_dir() or Path(target).samefile(source)):
+        raise ArgumentError(
+            f"target is {target}, which is {'the source' if Path(target).is_dir() else 'a file'}; "
+            "expected another folder, which is made if it is not there. "
+            "Write pack('runs/my-study', 'results/my-study')."
         )
     Path(target).mkdir(parents=True, exist_ok=True)
     write_text(Path(target, PACKED), "".join(lines))

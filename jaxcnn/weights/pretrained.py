@@ -160,6 +160,11 @@ def create_pretrained(
         raise WeightsError(
             f"name is {format_value(name)}; expected a repository. Write 'timm/resnet18.tv_in1k'."
         )
+    if "/" not in name:
+        raise WeightsError(
+            f"name is {format_value(name)}, without an owner; expected a repository on the hub, "
+            "owner/name. Write 'timm/resnet18.tv_in1k'."
+        )
     full_name = name if hub.is_hub_name(name) else f"{hub.PREFIX}{name}"
     config, parts = _timm_config(full_name)
     model_name = _model_name(full_name, config)
