@@ -7,6 +7,7 @@ Under `python -m` this package prepares the process before JAX is imported, and 
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -20,8 +21,12 @@ XLA frees a step's memory after each step and allocates it again for the next. O
 step of ResNet-20 can be spent in the 82,000 page faults of that. Large pages have some 300, and
 memory that was kept has none. That costs up to as much memory again.
 """
+GC_THRESHOLDS = 50_000, 20, 20
+"""Arguments of `gc.set_threshold`: how many new objects make Python's collector run.
 
-
+Imports and tracing make a million objects, and nearly all of them stay. With Python's own
+thresholds the collector takes 6 to 7% of the time to the first step.
+"""
 MIN_ADDRESS_SPACE = 3 << 30
 """Bytes of address space that a script needs besides its threads.
 
@@ -92,6 +97,7 @@ def _prepare_process() -> None:
     # There is nothing to save before the script handles signals, nor after. Ctrl-C then ends it
     # without a traceback out of some import.
     signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    gc.set_threshold(*GC_THRESHOLDS)
     _open_streams()
     _check_memory()
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:

@@ -633,7 +633,7 @@ training_step = jc.make_train_step
             r"a target float32 \[\]; expected int32 \[\]",
         ),
         (jc.AugmentConfig(padding=1), "augment is an AugmentConfig; expected a function"),
-        ("mixup", "augment is 'mixup'; expected an AugmentConfig or a function"),
+        ("mixup", "augment is 'mixup'; expected a function of a key"),
         (dict, "augment is <class 'dict'>"),
     ],
 )

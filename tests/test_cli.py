@@ -250,17 +250,17 @@ def test_scripts_keep_freed_memory_and_run_steps_in_their_thread_unless_the_user
     asked, kept
 ):
     code = """
-import os, sys
+import gc, os, sys
 sys.argv = ["-m"]
 os.execv = lambda *_: print("again")  # the new process would come here with the same environment
 import experiments, jax
 print(os.environ["GLIBC_TUNABLES"] == experiments.MALLOC_TUNABLES, jax.config.values["jax_cpu_enable_async_dispatch"])
+print(gc.get_threshold() == experiments.GC_THRESHOLDS)
 """
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": asked} if asked else {}
     said = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True
     )
-    assert said.stdout.split() == (["again"] if kept else []) + [str(kept), str(not kept)], (
-        said.stderr
-    )
+    expected = (["again"] if kept else []) + [str(kept), str(not kept), "True"]
+    assert said.stdout.split() == expected, said.stderr

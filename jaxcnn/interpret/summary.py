@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import flax.linen as nn
 
+from jaxcnn._util import paused_garbage_collection
 from jaxcnn.arguments import check_image_shape
 from jaxcnn.interpret._jaxpr import trace
 from jaxcnn.interpret._layer_names import find_layers
@@ -113,7 +114,8 @@ def summary(model: nn.Module, shape: tuple[int, ...]) -> ModelSummary:
       multiply-adds of one image  416,520 (0.42 M)
     """
     shape = check_image_shape(shape)
-    traced = trace(model, shape)
+    with paused_garbage_collection():
+        traced = trace(model, shape)
     rows = [LayerSummary("image", "Input", shape, 0, 0, 0)]
     for name, kind, output_shape, variables, macs in find_layers(traced):
         counts = {"params": 0, "fixed": 0}

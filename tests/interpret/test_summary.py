@@ -1,5 +1,7 @@
 """The summary: published counts to their last digit, every layer in its place, and nothing computed."""
 
+import gc
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -308,3 +310,31 @@ def test_a_shape_that_is_none(shape, compiled):
     assert not compiled
     with pytest.raises(jc.ArgumentError, match="LeNet-5 got images of 20x20 pixels"):
         summary(jc.create_model("lenet5", 10), (20, 20, 1))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_is_paused_while_it_traces_and_then_as_before(enabled):
+    seen = []
+
+    class Net(nn.Module):
+        fails: bool = False
+
+        @nn.compact
+        def __call__(self, x):
+            seen.append(gc.isenabled())
+            if self.fails:
+                raise RuntimeError
+            return nn.Dense(2)(x)
+
+    was_enabled = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        summary(Net(), (2, 2, 1))
+        assert gc.isenabled() == enabled
+        with pytest.raises(RuntimeError):
+            summary(Net(fails=True), (2, 2, 1))
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
+    assert seen
+    assert not any(seen)
