@@ -687,9 +687,14 @@ def compute_loss(loss: Loss, outputs: Any, batch: Batch) -> tuple[jax.Array, dic
 
     Raises:
       ArgumentError: the loss returned anything else. Errors inside a loss of the user's are raised
-        as they are.
+        as they are, with a note of its arguments if they may be why.
     """
-    result = loss(outputs, batch)
+    try:
+        result = loss(outputs, batch)
+    except (AttributeError, TypeError) as error:
+        if not is_library_loss(loss):
+            error.add_note("A loss is called as loss(outputs, batch); labels are batch.labels.")
+        raise
     if is_library_loss(loss):
         return result[0].astype(jnp.float32), dict(result[1])
     if not isinstance(result, tuple) or len(result) != 2:

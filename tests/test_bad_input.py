@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 import pytest
 from data_fakes import bare_machine, fake, flip, register, write_archives, write_prepared  # noqa: F401
 from scripts import train_config
@@ -332,6 +333,12 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "tx is 'adam'", "Write jaxcnn.create_optimizer(jaxcnn.OptimizerConfig('adam')"),
     ("a name for an augmentation", lambda r: jc.augment.as_augmentation("RandAugment"),
      ArgumentError, "augment is 'RandAugment'", "Write augment=jaxcnn.augment.rand_augment(...)"),
+    ("state and model exchanged", lambda r: jc.evaluate(of(r.state), of(r.model), TEST),
+     ArgumentError, "model is of type State", "Write the model first, and this behind it"),
+    ("optimizer and model exchanged", lambda r: next(jc.train(of(optax.sgd(0.1)), of(r.model), GOOD, CONFIG.train)),
+     ArgumentError, "model is of type GradientTransformation", "Write the model first, and this behind it"),
+    ("fractions as classes", lambda r: jc.dataset((IMAGES, LABELS / 3), num_classes=4),
+     DataError, "train labels are float64 with fractions, and there are 4 classes", "leave out num_classes and classes"),
     ("a list of augmentations", lambda r: augmented(r, [jc.augment.cutout(2)]),
      ArgumentError, "expected a function of a key", "Write augment=jaxcnn.augment.chain(function, another)"),
     ("a function for the inside of an augmentation", lambda r: augmented(r, jc.augment.random_flip),

@@ -294,6 +294,18 @@ def test_an_error_inside_a_loss_stays_as_it_is():
         jc.train(model, optax.sgd(0.1), data, jc.TrainConfig(), loss=broken, strategy=ONE)
 
 
+@pytest.mark.parametrize(
+    "loss", [lambda outputs, labels: (outputs - labels) ** 2, lambda o, b: (o[:, b.label], {})]
+)
+def test_an_error_of_a_losss_arguments_has_a_note_of_them(loss):
+    data, model = jc.load_dataset("digits"), jc.create_model("perceptron", 10)
+    with pytest.raises((TypeError, AttributeError)) as error:
+        jc.train(model, optax.sgd(0.1), data, jc.TrainConfig(), loss=loss, strategy=ONE)
+    assert error.value.__notes__[0] == (
+        "A loss is called as loss(outputs, batch); labels are batch.labels."
+    )
+
+
 # ---------------------------------------------------------------- training
 
 

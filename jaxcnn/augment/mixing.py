@@ -38,7 +38,11 @@ def shares_of_classes(name: str, target: Any, num_classes: int | None) -> jax.Ar
         raise ArgumentError(
             f"a label is {target.dtype} {list(target.shape)}, which {name} cannot mix; expected "
             "the number of a class, or float32 shares of the classes. "
-            "Write labels.astype(np.float32) for several labels of an image."
+            + (
+                "Write labels.astype(np.float32) for several labels of an image."
+                if target.ndim
+                else "Write a function of your own."
+            )
         )
     if num_classes is None:
         raise ArgumentError(

@@ -82,6 +82,9 @@ def verify_model(model: Any) -> None:
         if isinstance(model, str)
         else "jaxcnn.create_model('resnet20', 10), say"
     )
+    # A state, variables or an optimizer: the model is often the argument behind it.
+    if hasattr(model, "params") or isinstance(model, Mapping) or hasattr(model, "update"):
+        correction = "the model first, and this behind it"
     raise ArgumentError(
         f"model is {description}; expected a flax.linen Module. Write {correction}."
     )
