@@ -22,10 +22,11 @@ step of ResNet-20 can be spent in the 82,000 page faults of that. Large pages ha
 memory that was kept has none. That costs up to as much memory again.
 """
 GC_THRESHOLDS = 50_000, 20, 20
-"""Arguments of `gc.set_threshold`: how many new objects make Python's collector run.
+"""Arguments of `gc.set_threshold`. The first is the number of new objects at which it collects.
 
-Imports and tracing make a million objects, and nearly all of them stay. With Python's own
-thresholds the collector takes 6 to 7% of the time to the first step.
+Imports and tracing make many objects, and nearly all of them stay. With Python's own thresholds
+(700 objects in 3.11, 2,000 in 3.13) the first step comes 6 to 8% later:
+`experiments/results/benchmark/tried.md`.
 """
 MIN_ADDRESS_SPACE = 3 << 30
 """Bytes of address space that a script needs besides its threads.

@@ -33,9 +33,9 @@ def bare_name(name: str) -> str:
 
 @contextlib.contextmanager
 def paused_garbage_collection() -> Iterator[None]:
-    """Do not look for cycles of garbage in a short block that makes many objects and keeps them.
+    """Pause Python's garbage collector in a short block that makes many objects and keeps them.
 
-    Tracing is such a block. The collector took an eighth of its time.
+    Tracing is such a block: `experiments/results/benchmark/tried.md` has what the pause saves.
     """
     was_enabled = gc.isenabled()
     gc.disable()

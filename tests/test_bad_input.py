@@ -361,8 +361,6 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ValueError, "expected whole numbers from 0", "Write counts=jaxcnn.metrics.confusion("),
     ("a network of the hub without its owner", lambda r: jc.create_pretrained("resnet18"),
      jc.WeightsError, "name is 'resnet18', without an owner", "Write 'timm/resnet18.tv_in1k'"),
-    ("a network of another library", lambda r: jc.create_model("timm/resnet18", 10),
-     ArgumentError, "which no network here is called", "write resnet18"),
     ("a detector with its size", lambda r: jc.create_model("SSD300", 10),
      ArgumentError, "which has arguments and a loss of its own", "Write jaxcnn.models.ssd.SSD("),
     ("weights and network exchanged", lambda r: jc.load_weights(of("a.pth"), r.model),

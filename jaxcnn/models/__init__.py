@@ -104,7 +104,7 @@ CIFAR_FAMILIES: dict[str, Callable[..., nn.Module]] = {
 Any `cifar-resnetD`, `cifar-plainD` and `cifar-preresnetD` is a name of a network. Without the
 prefix, any that is not in `MODELS` is a name too.
 """
-OTHERS = {
+SEPARATE_MODELS = {
     "ssd": "jaxcnn.models.ssd.SSD(num_classes, anchors)",
     "yolo": "jaxcnn.models.yolo.YOLO(num_classes)",
     "fasterrcnn": "jaxcnn.models.faster_rcnn.FasterRCNN(num_classes)",
@@ -190,7 +190,7 @@ def _constructor(name):
     if name in MODELS:
         return MODELS[name]
     # With a size or version behind it, such as SSD300 or YOLOv3.
-    if module := OTHERS.get(re.sub("v?[0-9]+$", "", bare_name(name))):
+    if module := SEPARATE_MODELS.get(re.sub("v?[0-9]+$", "", bare_name(name))):
         raise ArgumentError(
             f"model is {format_value(name)}, which has arguments and a loss of its own; "
             f"expected one of MODELS. Write {module}."

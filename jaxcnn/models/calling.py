@@ -758,6 +758,7 @@ def loss_metric_dtypes(
     """
     if is_library_loss(loss):
         return (("error", "int32"),)
+    # `_check_pairs` needs a batch size that no other axis has.
     images, labels = batch_shapes(split, 97)
 
     def trace() -> tuple[tuple[str, str], ...]:

@@ -665,3 +665,15 @@ def test_thirty_steps_on_the_digits_lower_the_loss(name, options):
     assert [row["step"] for row in rows] == [15, 30]
     assert rows[1]["train_loss"] < rows[0]["train_loss"]
     assert rows[1]["eval_loss"] < math.log(10) / 2  # log 10 is what guessing costs
+
+
+@pytest.mark.parametrize("name", ["timm/ResNet-18", "owner/resnet_18"])
+def test_a_name_of_a_hub_has_the_network_itself_as_its_one_suggestion(name):
+    with pytest.raises(jc.ArgumentError, match=r"; write resnet18$"):
+        jc.create_model(name, 10)
+
+
+@pytest.mark.parametrize("name", ["inception", "mobilenetv2"])
+def test_a_name_like_no_other_has_the_whole_list(name):
+    with pytest.raises(jc.ArgumentError, match=r"; write one of alexnet, .*vgg19"):
+        jc.create_model(name, 10)
