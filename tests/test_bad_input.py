@@ -48,6 +48,9 @@ GOOD = Dataset(
     MEAN,
     STD,
 )
+# Fractions are classes of nothing: targets of a loss of the user's own, with and without a number of outputs.
+FRACTIONS = jc.dataset((IMAGES, LABELS / 3), (IMAGES, LABELS / 3), num_classes=4, name="mine")
+TARGETS = jc.dataset((IMAGES, LABELS / 3), (IMAGES, LABELS / 3), name="mine")
 CONFIG = ExperimentConfig(
     dataset="mine",
     model="mlp",
@@ -60,6 +63,10 @@ CONFIG = ExperimentConfig(
 def of(values: Any) -> Any:
     """Values as no type checker would let them through."""
     return values
+
+
+def distance(outputs, batch):
+    return (outputs[:, 0] - batch.labels) ** 2, {}
 
 
 def fit(data=GOOD, devices=1, **changes):
@@ -337,8 +344,12 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "model is of type State", "Write the model first, and this behind it"),
     ("optimizer and model exchanged", lambda r: next(jc.train(of(optax.sgd(0.1)), of(r.model), GOOD, CONFIG.train)),
      ArgumentError, "model is of type GradientTransformation", "Write the model first, and this behind it"),
-    ("fractions as classes", lambda r: jc.dataset((IMAGES, LABELS / 3), num_classes=4),
-     DataError, "train labels are float64 with fractions, and there are 4 classes", "leave out num_classes and classes"),
+    ("fractions as classes", lambda r: runs.run(CONFIG, FRACTIONS, r.path / "run"),
+     DataError, "train labels are float32; expected int32: 0.3333 is the number of no class", "write a loss of your own"),
+    ("targets for a network of the config", lambda r: runs.run(CONFIG, TARGETS, r.path / "run", loss=distance),
+     ArgumentError, "the data have no classes", "Write build=lambda config, data: jaxcnn.runs.model_and_optimizer(config, 1)"),
+    ("a number of classes among the options of a network", lambda r: runs.model_and_optimizer(jc.override(CONFIG, model_kwargs={"num_classes": 3}), 4),
+     ArgumentError, "model_kwargs has num_classes, which is the data's", "Leave it out, or write build="),
     ("a list of augmentations", lambda r: augmented(r, [jc.augment.cutout(2)]),
      ArgumentError, "expected a function of a key", "Write augment=jaxcnn.augment.chain(function, another)"),
     ("a function for the inside of an augmentation", lambda r: augmented(r, jc.augment.random_flip),

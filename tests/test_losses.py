@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import types
 from typing import Any
 
@@ -33,7 +34,7 @@ from jaxcnn.losses import (
     metric_dtypes,
 )
 from jaxcnn.parallel import strategy
-from jaxcnn.runs import load_trained_model, sweep
+from jaxcnn.runs import load_trained_model, run, sweep
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(12, 5)).astype(np.float32) * 3
@@ -418,6 +419,31 @@ def test_a_network_of_one_output_learns_a_regression(data):
     message = r"gives 1 output and the data has 10 classes; .* Build the model with 10 outputs\.$"
     with pytest.raises(jc.ArgumentError, match=message):
         next(jc.train(model, optax.adam(0.03), data, config, strategy=ONE))
+
+
+@pytest.mark.quick_compilation
+def test_a_run_of_targets_gets_its_outputs_from_the_line_that_the_message_has(data, tmp_path):
+    def targets(split):
+        return split.images, (split.images.mean((1, 2, 3)) / 100).astype(np.float32)
+
+    def squared(outputs, batch):
+        return (outputs - batch.labels[:, None])[:, 0] ** 2, {}
+
+    options: Any = {
+        "loss": squared,
+        "strategy": ONE,
+        "data": jc.dataset(targets(data.train), targets(data.test)),
+        "config": jc.ExperimentConfig("arrays", "mlp", train=jc.TrainConfig(num_steps=2)),
+        "folder": tmp_path / "run",
+    }
+    with pytest.raises(jc.ArgumentError, match=r"have no classes") as caught:
+        run(**options)
+    (line,) = re.findall(r"Write build=(.*), for one output", str(caught.value))
+    assert not (tmp_path / "run").exists()
+    first: Any
+    first, again = [run(**options, build=eval(line, {"jaxcnn": jc})) for _ in range(2)]
+    assert first["status"] == "finished"
+    assert first == again
 
 
 @pytest.mark.quick_compilation

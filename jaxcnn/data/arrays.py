@@ -465,13 +465,6 @@ def _convert_labels(
         if _are_one_hot(raw):
             return _convert_one_hot(raw, count, names, changes)
         return _convert_targets(raw, changes), names or _numbered(count or 0)
-    if is_float and ndim == 1 and count is not None and not all(map(_is_whole, raw.values())):
-        part = next(part for part, labels in raw.items() if not _is_whole(labels))
-        raise DataError(
-            f"{part} labels are {dtypes[part]} with fractions, and there are {count} classes; "
-            "expected whole numbers: leave out num_classes and classes for targets of a loss of "
-            "your own"
-        )
     if is_float and not (count is not None and all(map(_is_whole, raw.values()))):
         if ndim > 2 and _is_whole(raw["train"][:8]):
             changes.append(_explain_targets(raw, shapes))

@@ -49,7 +49,33 @@ def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any
     """Return the config's model and optimizer.
 
     What is compiled for them serves every seed and rate.
+
+    Args:
+      config: of the run.
+      num_classes: the number of the network's outputs, at least 1.
+
+    Raises:
+      ArgumentError: `num_classes` is none, as data with targets of other losses have it, or is in
+        `config.model_kwargs` too; or the config has no such model or optimizer.
+
+    Example:
+      >>> from jaxcnn import OptimizerConfig
+      >>> config = ExperimentConfig(model="mlp", optimizer=OptimizerConfig("adam"))
+      >>> model, tx = model_and_optimizer(config, 1)
+      >>> model.num_classes
+      1
     """
+    another = "build=lambda config, data: jaxcnn.runs.model_and_optimizer(config, 1)"
+    if num_classes == 0:
+        raise ArgumentError(
+            "the data have no classes, so that the number of the network's outputs is unknown. "
+            f"Write {another}, for one output"
+        )
+    if "num_classes" in config.model_kwargs:
+        raise ArgumentError(
+            "model_kwargs has num_classes, which is the data's; expected options of the network. "
+            f"Leave it out, or write {another}, for one output"
+        )
     model = create_model(config.model, num_classes, **config.model_kwargs)
     train = config.train
     return model, create_optimizer(config.optimizer, train.num_steps, seed=train.seed)
