@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,23 @@ def paused_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def leaf_shapes(
+    tree: Any, is_leaf: Callable[[Any], bool] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a tree's arrays by their paths.
+
+    Args:
+      tree: of arrays, numbers or `jax.ShapeDtypeStruct`s.
+      is_leaf: as in `jax.tree.leaves`.
+
+    Example:
+      >>> leaf_shapes({"dense": {"bias": np.zeros(3)}})
+      {"['dense']['bias']": (3,)}
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 def to_one_line(value: Any, max_length: int | None = None) -> str:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from jaxcnn import weights
-from jaxcnn._util import format_lines, tree_size
+from jaxcnn._util import format_lines, leaf_shapes, tree_size
 from jaxcnn.arguments import check_path, format_value
 from jaxcnn.augment import Normalizer
 from jaxcnn.checkpoint import Checkpoints
@@ -686,7 +686,7 @@ def _check_model(
       ArgumentError: they are not, or it does not.
     """
     image = jax.ShapeDtypeStruct((2, *shape), np.float32)
-    expected, saved = (_shapes(tree) for tree in (variable_shapes(model, image), variables))
+    expected, saved = (leaf_shapes(tree) for tree in (variable_shapes(model, image), variables))
     paths = sorted(expected.keys() | saved.keys())
     if misfits := [path for path in paths if expected.get(path) != saved.get(path)]:
         path = misfits[0]
@@ -706,8 +706,3 @@ def _check_model(
             f"number for each of {num_classes} classes. "
             + ("Write classes= with as many names" if is_classifier else advice)
         )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import numpy as np
+
 from jaxcnn.arguments import ArgumentError as ArgumentError
 from jaxcnn.arguments import check_choice as check_choice
 from jaxcnn.arguments import check_path
@@ -132,6 +134,7 @@ class AugmentConfig(_Config):
     min_area: float | None = None
 
     def __post_init__(self):
+        _unwrap_numpy(self)
         _check_integer("padding", self.padding, 0)
         _check_boolean("flip", self.flip)
         check_choice("pad_value", self.pad_value, ("mean", "black", "reflect"))
@@ -204,6 +207,7 @@ class OptimizerConfig(_Config):
     ema_decay: float = 0.0
 
     def __post_init__(self):
+        _unwrap_numpy(self)
         _check_names(self, ("name", "schedule"))
         if not isinstance(self.milestones, (tuple, list)):
             raise ArgumentError(
@@ -295,6 +299,7 @@ class TrainConfig(_Config):
     seed: int = 0
 
     def __post_init__(self):
+        _unwrap_numpy(self)
         _check_integer("num_steps", self.num_steps, 1)
         _check_integer("batch_size", self.batch_size, 1)
         _check_integer("eval_every", self.eval_every, None)
@@ -358,6 +363,7 @@ class ExperimentConfig(_Config):
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
+        _unwrap_numpy(self)
         _check_names(self, ("dataset", "model", "loss"))
         _freeze_mapping(self, "model_kwargs", '{"width": 8}')
         _freeze_mapping(self, "loss_kwargs", '{"label_smoothing": 0.1}')
@@ -639,6 +645,24 @@ def _check_section(name, value, kind):
             f"{name} is {format_value(value, 60)}; expected {kind.__name__}(...). "
             f"Use {name}=jaxcnn.{kind.__name__}(){hint}."
         )
+
+
+def _unwrap_numpy(config):
+    """Make Python's numbers of NumPy's in fields and tuples, as JSON needs them."""
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, (tuple, list)):
+            _set(
+                config,
+                item.name,
+                (list if isinstance(value, list) else tuple)(map(_to_python, value)),
+            )
+        else:
+            _set(config, item.name, _to_python(value))
+
+
+def _to_python(value):
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_names(config, names):

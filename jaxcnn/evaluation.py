@@ -430,10 +430,15 @@ def _map_variances(stats: Any, function: Callable[[Any, Any], Any]) -> Any:
     return {name: _map_variances(subtree, function) for name, subtree in stats.items()}
 
 
-def _check_norms(model, state, shape) -> None:
+def check_norms(model: nn.Module, state: Any, shape: tuple[int, ...]) -> None:
     """Check that every statistic of the model is of a BN.
 
     The average of another statistic over batches may be meaningless.
+
+    Args:
+      model: of the library or of the user.
+      state: its state, or the shapes of it.
+      shape: of a batch of images.
 
     Raises:
       ArgumentError: there is another statistic, or no BN.
@@ -509,7 +514,7 @@ def recompute_batch_stats(
     batch_size = check_integer("batch_size", batch_size, example=128)
     n = check_integer("n", n, example=5000)
     strategy.check(batch_size)
-    _check_norms(model, state, (batch_size, *split.images.shape[1:]))
+    check_norms(model, state, (batch_size, *split.images.shape[1:]))
     num_images, num_devices = len(split.images), len(strategy.devices)
     if batch_size > num_images:
         # The advice is a batch that the devices can share.

@@ -340,7 +340,10 @@ def lr_finder(
     verify_model(model)
     verify_config(optimizer, OptimizerConfig)
     verify_config(config, TrainConfig)
-    optimizer = replace(optimizer, schedule="constant", learning_rate=low, warmup_lr=None)
+    # An average of the parameters has no part in it: only training losses are read.
+    optimizer = replace(
+        optimizer, schedule="constant", learning_rate=low, warmup_lr=None, ema_decay=0.0
+    )
     loss = as_loss(loss)
     check_config(config, data, strategy, loss)
     check_augment(augment, config, data, loss)

@@ -186,8 +186,9 @@ class SquaredError:
 class BinaryCrossEntropy:
     """Cross-entropy of each of several labels that an image can have together, in nats.
 
-    Outputs are logits float32 [b, k], labels [b, k] of any dtype, 0 or 1. Each label of each image
-    counts as an example. Its metric is `error`: whether the logit's sign is wrong.
+    Outputs are logits float32 [b, k]. Labels are [b, k] of any dtype, 0 or 1, or numbers between
+    them, as augmentation that mixes images has them. Each label of each image counts as an example.
+    Its metric is `error`: whether the logit's sign is wrong.
 
     Example:
       >>> batch = Batch(inputs=None, labels=jnp.array([[1, 0, 0]]))
@@ -210,6 +211,30 @@ class BinaryCrossEntropy:
         losses = optax.sigmoid_binary_cross_entropy(outputs, labels)
         is_right = ((outputs > 0) == (labels > 0.5)) & jnp.isfinite(outputs)
         return losses, {"error": ~is_right}
+
+    def check_labels(self, labels: Any, outputs: Any, name: str = "") -> None:
+        """Check that the labels are in 0..1.
+
+        With others the loss has no minimum, and training would seem to go well.
+
+        Args:
+          labels: [n, k] of any dtype, not traced.
+          outputs: the model's outputs for a batch, or their shapes.
+          name: of the split, for the message.
+
+        Raises:
+          ArgumentError: a label is below 0, above 1 or NaN.
+        """
+        name, labels = f"{name} labels".strip(), np.asarray(labels)
+        # The comparison is false for NaN.
+        is_valid = (labels >= 0) & (labels <= 1)
+        if not is_valid.all():
+            row, column = np.argwhere(~is_valid)[0]
+            raise ArgumentError(
+                f"{name}[{row}] have {labels[row, column]}; loss 'binary-cross-entropy' expected 0 "
+                "or 1. Write (labels > 0).astype(np.uint8), or a loss of your own that leaves out "
+                "unknown labels."
+            )
 
 
 @dataclass(frozen=True)
@@ -581,13 +606,17 @@ def has_class_labels(loss: Loss) -> bool:
 def guess_loss(loss: Loss, num_classes: int) -> float | None:
     """Return the loss of guessing, or None where its scale is unknown.
 
-    It is log(num_classes), times the largest class weight.
+    It is log(num_classes), times the largest class weight. For a reconstruction it is 1, the
+    variance of standardized images: that of images that are not divided by their standard deviation
+    is smaller.
 
     Example:
       >>> guess_loss(CrossEntropy(class_weights=(1.0, 3.0)), 2) / math.log(2)
       3.0
     """
-    if type(loss) not in (CrossEntropy, SquaredError, Reconstruction):
+    if type(loss) is Reconstruction:
+        return 1.0
+    if type(loss) not in (CrossEntropy, SquaredError):
         return None
     return math.log(num_classes) * max(getattr(loss, "class_weights", None) or (1.0,))
 

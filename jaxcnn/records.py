@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxcnn import multihost, parallel
+from jaxcnn.arguments import check_path
 from jaxcnn.augment import Augmentation
 from jaxcnn.checkpoint import Checkpoints, FolderInUseError
-from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig
+from jaxcnn.config import ExperimentConfig, OptimizerConfig, TrainConfig, verify_config
 from jaxcnn.data import DATASETS, Dataset
 from jaxcnn.losses import Loss, as_loss
 from jaxcnn.models import model_call
@@ -142,7 +143,9 @@ def open_run_dir(
     Raises:
       ArgumentError: the folder has another run.
     """
-    facts = parallel.describe(strategy) | {"dtype": config.model_kwargs.get("dtype", "float32")}
+    verify_config(config, ExperimentConfig)
+    dtype = config.model_kwargs.get("dtype", "float32")
+    facts = parallel.describe(parallel.check_strategy(strategy)) | {"dtype": dtype}
     return RunLog(folder, config, facts, data=data, **pieces)
 
 
@@ -185,7 +188,7 @@ class RunRecords:
         run_facts: Mapping[str, Any] | None = None,
     ):
         check_tensorboard(tensorboard)
-        self.config, self.folder = config, Path(folder)
+        self.config, self.folder = config, check_path("folder", folder)
         self.strategy, self.keep_every = strategy, keep_every
         self.pieces = {"model": model, "tx": tx, "data": data, "build": build}
         self.tensorboard, self.run_facts = tensorboard, run_facts

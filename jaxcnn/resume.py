@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from jaxcnn import augment
+from jaxcnn._util import leaf_shapes
 from jaxcnn.config import ArgumentError, TrainConfig
 from jaxcnn.data import Dataset
 from jaxcnn.optim import RateState
@@ -45,7 +46,7 @@ def resume_state(
         optimizer.
     """
     _check_shapes(restored, initial)
-    if _shapes(restored.metrics) != _shapes(initial.metrics):
+    if leaf_shapes(restored.metrics) != leaf_shapes(initial.metrics):
         if not warm_start:
             raise ArgumentError(
                 f"the state to resume sums up {_metric_names(restored)}, and the loss has "
@@ -61,10 +62,7 @@ def resume_state(
             changes[name] = _number(old), _number(new)
     if not np.array_equal(restored.rng, initial.rng):
         changes["seed"] = _seed(restored.rng), config.seed
-    if not all(
-        np.allclose(old, new, rtol=1e-5, atol=1e-6)
-        for old, new in zip(restored.normalizer, initial.normalizer, strict=True)
-    ):
+    if not _are_close(restored.normalizer, initial.normalizer):
         changes["subtract_mean"] = (
             _describe_normalizer(restored.normalizer, data, config),
             _describe_normalizer(initial.normalizer, data, config),
@@ -89,7 +87,7 @@ def resume_state(
 
 def _check_shapes(restored: State, initial: State) -> None:
     for part in ("params", "model_state", "opt_state"):
-        old, new = (_shapes(getattr(state, part)) for state in (restored, initial))
+        old, new = (leaf_shapes(getattr(state, part)) for state in (restored, initial))
         if old != new:
             name = min(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
             raise ArgumentError(
@@ -101,11 +99,6 @@ def _check_shapes(restored: State, initial: State) -> None:
 
 def _metric_names(state: State) -> str:
     return ", ".join(sorted(state.metrics.sums)) or "no metrics"
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 def _has_constants(node: Any) -> bool:
@@ -161,6 +154,19 @@ def _seed(key: Any) -> Any:
     return words[1] if len(words) == 2 and words[0] == 0 else words
 
 
+def _are_close(normalizer: augment.Normalizer, other: augment.Normalizer) -> bool:
+    """Check if two normalizers are equal up to rounding.
+
+    Those of images of another size have other shapes.
+    """
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(normalizer, other, strict=True)]
+    try:
+        return all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in pairs)
+    # Their shapes do not go together.
+    except ValueError:
+        return False
+
+
 def _describe_normalizer(normalizer: augment.Normalizer, data: Dataset, config: TrainConfig) -> str:
     """Describe a normalizer by its averages and its name, if any.
 
@@ -174,10 +180,7 @@ def _describe_normalizer(normalizer: augment.Normalizer, data: Dataset, config: 
         *((name, divide) for name in names for divide in (False, True)),
     ]:
         candidate = augment.make_normalizer(data.mean, data.std, subtract=subtract, divide=divide)
-        if all(
-            np.allclose(a, b, rtol=1e-5, atol=1e-6)
-            for a, b in zip(normalizer, candidate, strict=True)
-        ):
+        if _are_close(normalizer, candidate):
             suffix = f" with std {divide!r}" if divide else ""
             return f"{subtract!r}{suffix} ({mean} on average)"
     return f"of other data or constants (mean {mean} and std {std} on average)"

@@ -295,8 +295,8 @@ class RunLog:
         self._run: dict[str, Any] = read_json(path) if path.exists() else {}
         if not provenance.are_valid_facts(self._run):
             raise LogError(
-                f"{path} says not what a run was made from; "
-                "put back what was there, or delete its folder"
+                f"{path} does not describe a run; expected the file that was written with it. "
+                "Restore it, or delete its folder."
             )
         config = self.folder / "config.json"
         before = after = 0

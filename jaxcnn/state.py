@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 
 from jaxcnn import augment, metrics
-from jaxcnn._util import format_arrays, format_lines, is_abstract
+from jaxcnn._util import format_arrays, format_lines, is_abstract, leaf_shapes
 from jaxcnn.arguments import is_iterator
 from jaxcnn.config import ArgumentError, TrainConfig, format_value, verify_config
 from jaxcnn.data import Dataset, verify_inputs
@@ -414,13 +415,12 @@ def state_shapes(
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = variable_shapes(model, image)
     params = variables.pop("params")
-    normalizer = augment.make_normalizer(
-        data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
-    )
+    make = partial(augment.make_normalizer, subtract=config.subtract_mean, divide=config.divide_std)
+    normalizer = jax.eval_shape(make, data.mean, data.std)
     trained = trainable_params(params, config.freeze)
     opt_state = init_optimizer(as_transformation(tx), trained, only_shapes=True)
     dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
-    sums = metrics.zeros(dtypes)
+    sums = jax.eval_shape(partial(metrics.zeros, dtypes))
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), state)
 
@@ -463,7 +463,7 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
             "write optimizer='momentum', say"
         )
     old = {"params": state.params, **state.model_state}
-    expected, actual = (_shapes(tree) for tree in (old, dict(variables)))
+    expected, actual = (leaf_shapes(tree, is_iterator) for tree in (old, dict(variables)))
     names = expected.keys() | actual.keys()
     if misfits := sorted(name for name in names if expected.get(name) != actual.get(name)):
         name = misfits[0]
@@ -477,8 +477,3 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
     if int(state.step) == 0:
         opt_state = replace_copies(opt_state, state.params, params)
     return state._replace(params=params, model_state=new, opt_state=opt_state)
-
-
-def _shapes(tree):
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_iterator)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}

@@ -28,6 +28,7 @@ from jaxcnn.augment import (
     as_augmentation,
     augment_batch,
     augmented_shapes,
+    make_normalizer,
     needs_partner,
     normalize,
 )
@@ -36,6 +37,7 @@ from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freez
 from jaxcnn.data import Dataset, Split, verify_dataset
 from jaxcnn.data.types import label_arrays, place_names
 from jaxcnn.evaluation import (
+    check_norms,
     is_library_model,
     make_eval_step,
     recompute_batch_stats,
@@ -56,7 +58,7 @@ from jaxcnn.losses import (
     has_class_labels,
     is_library_loss,
 )
-from jaxcnn.models import IMAGE_NETWORKS
+from jaxcnn.models import IMAGE_NETWORKS, Autoencoder
 from jaxcnn.models.calling import (
     batch_shapes,
     call,
@@ -173,8 +175,7 @@ def make_train_step(
     averaged_gradient.defvjp(lambda params: (params, None), lambda _, grads: (average(grads),))
     shared = averaged_gradient if axis_name else (lambda params: params)
 
-    def is_frozen(name: str) -> bool:
-        return any(in_stage(name, stage) for stage in freeze)
+    is_frozen = partial(_is_in_any, freeze)
 
     def with_frozen(trained: Any, params: Any) -> Any:
         return {**params, **trained} if freeze else trained
@@ -434,14 +435,15 @@ def train(
         place of initialized ones (`with_variables`). `run.json` has a digest of them.
       run_dir: folder of the run's records and checkpoints (`RunLog`, `Checkpoints`), from which it
         resumes. Rows and states are saved before they are yielded. More `num_steps` than the
-        folder's are allowed, and `run.json` lists both numbers. The last two states stay, and that
-        of the lowest `eval_error` (`Checkpoints.variables("best")`). None saves nothing.
+        folder's are allowed, and `run.json` lists both numbers. The last two states stay, and the
+        best (`Checkpoints.variables("best")`): that of the lowest `eval_error`, or of the lowest
+        `eval_loss` if the loss counts no error or is "reconstruction". None saves nothing.
       resume: a function of the state at step 0. It returns the state to resume, or None, as
         `Checkpoints.restore` does. A state that was trained with another rate, seed or normalizer
         than the config's is an error. More `num_steps` than it was trained with are allowed.
-      warm_start: allow such a state, with its step, parameters, statistics and the optimizer's
-        moments. Training continues with the new rate, seed and normalizer, and `RunLog`
-        records the changes.
+      warm_start: allow such a state from `resume`, with its step, parameters, statistics and the
+        optimizer's moments. Training continues with the new rate, seed and normalizer, and a
+        `RunLog` of the caller's records the changes.
       strategy: devices, such as `jaxcnn.strategy("pmap")`; by default "jit" over all devices.
       should_stop: called with the step number after every step (on accelerators, after every scan).
         When it returns true before a row is due, `(state, None)` is yielded and training ends. A
@@ -453,7 +455,8 @@ def train(
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
       state once: with its last row if there is a `run_dir`, and with None otherwise. With
-      `run_dir`, a run that has diverged ends with that row.
+      `run_dir`, a run that has diverged ends with that row, and later calls yield its last saved
+      state with that row.
 
     Raises:
       ArgumentError: before a step is compiled. Such as a batch that does not divide by the
@@ -481,6 +484,11 @@ def train(
         raise ArgumentError(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
             "run_dir. Leave out resume."
+        )
+    if warm_start and resume is None:
+        raise ArgumentError(
+            "warm_start is True, but resume is None; expected the state to start from. Write "
+            "resume=lambda initial: state."
         )
     state = init_state(model, tx, config, data, loss=loss)
     if variables is not None:
@@ -530,20 +538,25 @@ def train(
         loop = _train_loop(
             *pieces, should_stop, run_facts, save, is_shown, is_paired=needs_partner(augment)
         )
-        return loop if records is None else _saved(loop, records, config, stack.pop_all())
+        return loop if records is None else _saved(loop, state, records, config, stack.pop_all())
 
 
 def _saved(
     loop: Iterator[tuple[State, Row | None]],
+    state: State,
     records: RunRecords,
     config: TrainConfig,
     stack: contextlib.ExitStack,
 ) -> Iterator[tuple[State, Row | None]]:
     """Yield the loop's states and rows, each saved before.
 
-    The last row is followed by the result, because the caller may leave the loop at once.
+    The last row is followed by the result, because the caller may leave the loop at once. A run
+    that has diverged would diverge again, and is not trained.
     """
     with stack:
+        if records.result is not None and records.result["status"] == "diverged":
+            yield state, records.last_row()
+            return
         for state, row in loop:
             is_last = state.step >= config.num_steps
             if row is None:
@@ -668,9 +681,11 @@ def check_config(
     n = len(data.train.images)
     strategy.check(config.batch_size)
     if config.batch_size > n:
+        count = len(strategy.devices)
+        fitting = min(128, n) // count * count
         raise ArgumentError(
             f"batch_size is {config.batch_size}, more than the {n} training images; "
-            f"write batch_size={min(128, n)}"
+            + (f"write batch_size={fitting}" if fitting else f"use {n} devices at most")
         )
     _check_masks(config, data, loss)
     if isinstance(loss, Reconstruction):
@@ -690,7 +705,15 @@ def check_config(
             "write order='shuffled'"
         )
     if not len(getattr(data, config.eval_split).images):
-        raise ArgumentError(f"the {config.eval_split} split is empty; expected at least one image")
+        others = [name for name in ("validation", "test") if len(getattr(data, name).images)]
+        fix = f"eval_split={others[0]!r}" if others else "data = jaxcnn.hold_out(data, n, seed=0)"
+        fix += "" if others else " and eval_split='validation'"
+        raise ArgumentError(
+            f"the {config.eval_split} split is empty; expected at least one image. Write {fix}."
+        )
+    # Constants of another number of channels are an error.
+    make = partial(make_normalizer, subtract=config.subtract_mean, divide=config.divide_std)
+    jax.eval_shape(make, data.mean, data.std)
     if config.recompute_batch_stats and not config.batch_size <= config.recompute_batch_stats <= n:
         raise ArgumentError(
             f"recompute_batch_stats is {config.recompute_batch_stats}; "
@@ -803,29 +826,20 @@ def check_model(
     """
     loss = as_loss(loss)
     check_normalizer(model, state.normalizer)
-    is_classifier, is_reconstruction = has_class_labels(loss), isinstance(loss, Reconstruction)
-    num_classes = data.num_classes
-    compares_classes = is_classifier or is_reconstruction
+    is_classifier, num_classes = has_class_labels(loss), data.num_classes
     count = getattr(model, "num_classes", num_classes)
-    if compares_classes and count != num_classes:
+    if is_classifier and count != num_classes:
         raise ArgumentError(
             f"the model gives {count} output{'s' * (count != 1)} and the data has {num_classes} "
             f"classes; expected as many. Build the model with {num_classes} outputs."
         )
-    # The library's models are tested to return what their fields say, and tracing takes seconds.
-    # What remains is an answer for each image where the data has one for each pixel, or vice versa.
-    gives_images = isinstance(model, IMAGE_NETWORKS)
-    has_masks = is_classifier and data.train.labels.ndim > 1 and not are_soft(data.train.labels)
-    needs_images = is_reconstruction or has_masks
-    is_known = compares_classes and getattr(loss, "class_weights", None) is None
-    if is_known and is_library_model(model) and gives_images == needs_images:
+    if config.recompute_batch_stats:
+        check_norms(model, state, (config.batch_size, *data.train.images.shape[1:]))
+    if has_known_outputs(model, data, loss):
         return
     variables = {"params": state.params, **state.model_state}
-    frozen = config.freeze
+    frozen, is_frozen = config.freeze, partial(_is_in_any, config.freeze)
     local_batch = config.batch_size // (len(strategy.devices) if strategy.axis_name else 1)
-
-    def is_frozen(name: str) -> bool:
-        return any(in_stage(name, stage) for stage in frozen)
 
     def trace() -> tuple[str | None, str | None, tuple[int, ...], Any]:
         norms, frozen_norms, losses, outputs = set(), set(), None, None
@@ -877,6 +891,31 @@ def check_model(
         )
 
 
+def _is_in_any(stages: tuple[str, ...], name: str) -> bool:
+    return any(in_stage(name, stage) for stage in stages)
+
+
+def has_known_outputs(model: nn.Module, data: Dataset, loss: Loss) -> bool:
+    """Check if the outputs of a library model are known to fit the data and the loss.
+
+    The library's models are tested to return what their fields say, and tracing takes seconds. What
+    remains is an answer for each image where the data has one for each pixel, or vice versa.
+
+    Args:
+      model: of the library or of the user.
+      data: images and labels.
+      loss: function of outputs and batch.
+    """
+    if not is_library_model(model) or getattr(loss, "class_weights", None) is not None:
+        return False
+    if isinstance(loss, Reconstruction):
+        return isinstance(model, Autoencoder)
+    if not has_class_labels(loss):
+        return False
+    has_masks = data.train.labels.ndim > 1 and not are_soft(data.train.labels)
+    return isinstance(model, IMAGE_NETWORKS) == has_masks
+
+
 def _check_masks(config, data, loss) -> None:
     """Check that images whose labels are pixels or places are not moved.
 
@@ -905,18 +944,24 @@ def _check_count(config, data, losses: tuple[int, ...]) -> None:
       data: images and labels.
       losses: shape [b, ...] of the losses of b images.
     """
-    per_image = math.prod(losses[1:])
-    max_images = max(
-        config.batch_size * (config.eval_every or 0),
-        len(data.train.images) + config.batch_size,
-        len(getattr(data, config.eval_split).images),
+    per_image, name = math.prod(losses[1:]), config.eval_split
+    # So many images fit.
+    limit = (2**31 - 1) // max(per_image, 1)
+    num_train, num_eval = len(data.train.images), len(getattr(data, name).images)
+    batches = config.eval_every or math.ceil(num_train / config.batch_size)
+    if num_eval > limit:
+        count, fix = num_eval, f"data = data._replace({name}=data.{name}.take(slice({limit})))"
+    elif config.train_metrics == "clean" and num_train > limit:
+        count, fix = num_train, "train_metrics='running'"
+    elif batches * config.batch_size > limit:
+        count, every = batches * config.batch_size, limit // config.batch_size
+        fix = f"eval_every={every}" if every else f"batch_size={limit}, or smaller images"
+    else:
+        return
+    raise ArgumentError(
+        f"a row would count {per_image} answers for each of {count} images; expected less than "
+        f"2^31 in all. Write {fix}."
     )
-    if per_image * max_images >= 2**31:
-        every = max(1, 2**31 // per_image // config.batch_size // 2)
-        raise ArgumentError(
-            f"a row would count {per_image} answers of {max_images} images, more than 2^31; "
-            f"write eval_every={every}"
-        )
 
 
 def _metrics_row(model, placed, state, train, test, data, config, strategy, loss) -> Row:

@@ -51,6 +51,8 @@ GOOD = Dataset(
 # Fractions are classes of nothing: targets of a loss of the user's own, with and without a number of outputs.
 FRACTIONS = jc.dataset((IMAGES, LABELS / 3), (IMAGES, LABELS / 3), num_classes=4, name="mine")
 TARGETS = jc.dataset((IMAGES, LABELS / 3), (IMAGES, LABELS / 3), name="mine")
+# Images whose sides are multiples of 4.
+FOURS = jc.dataset((IMAGES[:, :, :8], LABELS), (IMAGES[:, :, :8], LABELS), name="mine")
 CONFIG = ExperimentConfig(
     dataset="mine",
     model="mlp",
@@ -85,6 +87,12 @@ def fit(data=GOOD, devices=1, **changes):
 def augmented(r, augment):
     tx = jc.create_optimizer(CONFIG.optimizer, 5)
     return next(jc.train(r.model, tx, GOOD, CONFIG.train, augment=of(augment)))
+
+
+def fit_several(other, r):
+    labels = (np.arange(160).reshape(40, 4) % 2).astype(other.dtype) * other
+    data = jc.dataset((IMAGES, labels), (IMAGES, labels), num_classes=4, name="mine")
+    return runs.run(jc.override(CONFIG, loss="binary-cross-entropy"), data, r.path / "run")
 
 
 def fit_images(change):
@@ -195,8 +203,8 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "train images are float64 in 0..1", "write (images * 255).round().astype(np.uint8)"),
     ("images as floats", lambda r: fit_images(lambda x: x.astype(np.float32)),
      DataError, "train images are float32 in 0..255", "write images.round().astype(np.uint8)"),
-    ("images normalised", lambda r: fit_images(lambda x: x / 128 - 1),
-     DataError, "train images are float64 in -1..", "as they were before they were normalised"),
+    ("images normalized", lambda r: fit_images(lambda x: x / 128 - 1),
+     DataError, "train images are float64 in -1..", "as they were before they were normalized"),
     ("images of 16 bits", lambda r: fit_images(lambda x: x.astype(np.uint16) * 256),
      DataError, "train images are uint16 in 0..65280", "scale them to 0..255"),
     ("images as int64", lambda r: fit_images(lambda x: x.astype(np.int64)),
@@ -209,7 +217,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      DataError, "the first in image 9", "fix that image, or leave it out"),
     ("channels first", lambda r: fit_images(lambda x: x.transpose(0, 3, 1, 2)),
      DataError, "train images have shape (40, 3, 8, 10)", "write images.transpose(0, 2, 3, 1)"),
-    ("grey channel first", lambda r: fit_images(lambda x: x[:, None, :, :8, 0]),
+    ("gray channel first", lambda r: fit_images(lambda x: x[:, None, :, :8, 0]),
      DataError, "train images have shape (40, 1, 8, 8)", "write images.transpose(0, 2, 3, 1)"),
     ("no channel axis", lambda r: fit_images(lambda x: x[..., 0]),
      DataError, "train images have shape (40, 8, 10)", "write images[..., None]"),
@@ -350,6 +358,36 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "the data have no classes", "Write build=lambda config, data: jaxcnn.runs.model_and_optimizer(config, 1)"),
     ("a number of classes among the options of a network", lambda r: runs.model_and_optimizer(jc.override(CONFIG, model_kwargs={"num_classes": 3}), 4),
      ArgumentError, "model_kwargs has num_classes, which is the data's", "Leave it out, or write build="),
+    ("labels of 0 and 255 for a binary loss", lambda r: fit_several(np.uint8(255), r),
+     ArgumentError, "train labels[0] have 255", "Write (labels > 0).astype(np.uint8)"),
+    ("unknown labels for a binary loss", lambda r: fit_several(np.int8(-1), r),
+     ArgumentError, "train labels[0] have -1", "a loss of your own that leaves out unknown labels"),
+    ("data of one class", lambda r: jc.dataset((IMAGES, LABELS * 0)),
+     DataError, "train labels are all 0", "or write np.zeros(n, np.float32) for a loss that uses no labels"),
+    ("data without a test split", lambda r: fit(GOOD._replace(validation=TEST, test=GOOD.validation)),
+     ArgumentError, "the test split is empty", "Write eval_split='validation'"),
+    ("data with a training split alone", lambda r: fit(GOOD._replace(test=GOOD.validation)),
+     ArgumentError, "the test split is empty", "Write data = jaxcnn.hold_out(data, n, seed=0) and eval_split='validation'"),
+    ("a warm start of nothing", lambda r: jc.train(r.model, of(jc.create_optimizer(CONFIG.optimizer, 5)), GOOD, CONFIG.train, warm_start=True),
+     ArgumentError, "warm_start is True, but resume is None", "Write resume="),
+    ("exact statistics of a network without BN", lambda r: runs.run(jc.override(CONFIG, recompute_batch_stats=40), GOOD, r.path / "run"),
+     ArgumentError, "MLP has no BN to average", "write recompute_batch_stats=0"),
+    ("the same in a sweep, second", lambda r: sweep({"a": CONFIG, "b": jc.override(CONFIG, recompute_batch_stats=40)}, r),
+     ArgumentError, "MLP has no BN to average", "write recompute_batch_stats=0"),
+    ("constants of other channels in a sweep, second", lambda r: sweep({"a": CONFIG, "b": jc.override(CONFIG, subtract_mean=(0.1, 0.2))}, r),
+     ArgumentError, "subtract_mean has 2 numbers, but images have 3 channels", "Use subtract_mean=(0.5, 0.5, 0.5)"),
+    ("an autoencoder for classes in a sweep, second", lambda r: sweep({"a": CONFIG, "b": jc.override(CONFIG, model="autoencoder", model_kwargs={})}, r, FOURS),
+     ArgumentError, "the model gives (8, 8, 3) for an image", "build a classifier"),
+    ("runs in a list", lambda r: sweep(of([CONFIG]), r),
+     ArgumentError, "runs is [ExperimentConfig(", "Write runs={'a': config}"),
+    ("runs by number", lambda r: sweep(of({0: CONFIG}), r),
+     ArgumentError, "runs is {0: ExperimentConfig(", "Write runs={'a': config}"),
+    ("yes to a stop", lambda r: runs.run(CONFIG, GOOD, r.path / "run", should_stop=of(True)),
+     ArgumentError, "should_stop is True", "Write should_stop=lambda: False"),
+    ("a measure of the state alone", lambda r: runs.sweep({"a": CONFIG}, GOOD, r.path / "out", measure=of(lambda state: {})),
+     ArgumentError, "cannot be called with 3 arguments", "Write measure=lambda model, state, data: "),
+    ("a note of a step alone", lambda r: runs.run(CONFIG, GOOD, r.path / "run", on_step=of(lambda step: None)),
+     ArgumentError, "cannot be called with 2 arguments", "Write on_step=lambda step, row: None"),
     ("a list of augmentations", lambda r: augmented(r, [jc.augment.cutout(2)]),
      ArgumentError, "expected a function of a key", "Write augment=jaxcnn.augment.chain(function, another)"),
     ("a function for the inside of an augmentation", lambda r: augmented(r, jc.augment.random_flip),
@@ -468,7 +506,7 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
     ("a folder of another config", other_config,
      ArgumentError, "learning_rate (0.5 there, 0.1 here)", "write another run_dir (--out)"),
     ("a folder without runs", lambda r: runs.finished_runs(r.path),
-     ArgumentError, "holds no finished run", "write --out"),
+     ArgumentError, "holds no finished run", "Write another one (--out)"),
     # names of runs, which become folders
     *(
         (f"a run called {name[:12]!r}", lambda r, name=name: _check_run_name(name),

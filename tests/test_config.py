@@ -8,6 +8,7 @@ import pickle
 from dataclasses import FrozenInstanceError, fields
 from typing import Any
 
+import numpy as np
 import pytest
 
 import jaxcnn as jc
@@ -651,3 +652,22 @@ def test_functions_that_take_a_section_say_so_of_a_whole_config():
             call()
     with pytest.raises(ArgumentError, match=r"expected an OptimizerConfig\. Use config\.optimizer"):
         jc.create_optimizer(wrong)
+
+
+def test_numbers_of_numpy_are_pythons():
+    """As in `create_model(name, labels.max() + 1)`, or a loop over `np.logspace`."""
+    optimizer: Any = {"learning_rate": np.float64(0.1), "momentum": np.float32(0.5)}
+    optimizer |= {"milestones": (np.int64(3), np.int32(4))}
+    train: Any = {"seed": np.int64(3), "batch_size": np.uint8(8), "divide_std": np.True_}
+    config = jc.ExperimentConfig(
+        optimizer=jc.OptimizerConfig(**optimizer), train=jc.TrainConfig(**train)
+    )
+    assert config == jc.ExperimentConfig.from_json(config.to_json())
+    assert config.optimizer.milestones == (3, 4)
+    assert type(config.train.seed) is int
+    assert config.train.divide_std is True
+    num_classes: Any = np.int64(9) + 1
+    model = jc.create_model("mlp", num_classes, hidden=[np.int64(4)])
+    assert model == jc.create_model("mlp", 10, hidden=[4])
+    wide = jc.create_model("resnet8", 10, width=np.int32(4))
+    assert wide == jc.create_model("resnet8", 10, width=4)

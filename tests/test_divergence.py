@@ -3,6 +3,7 @@
 import json
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -163,3 +164,21 @@ def test_divergence_is_no_number_or_far_beyond_guessing(loss, norm, test, why):
         {"train_loss": loss, "grad_norm": norm, "eval_loss": test}, guess=math.log(10)
     )
     assert said is None if why is None else why in (said or "")
+
+
+def test_a_diverged_run_is_not_trained_again(data, tmp_path, monkeypatch):
+    """Its folder has the result, and the same call gives it, with the state that was saved last."""
+    model, config = jc.create_model("mlp", 10), jc.TrainConfig(num_steps=6, eval_every=2)
+    tx = jc.create_optimizer(jc.OptimizerConfig("sgd", 1e30), 6)
+    options: Any = {"run_dir": tmp_path, "strategy": parallel.strategy("jit", 1)}
+    *_, (_, row) = jc.train(model, tx, data, config, **options)
+    assert row is not None
+    assert "diverged" in row
+    files = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
+    monkeypatch.setattr(parallel.Strategy, "compile_steps", lambda *args, **more: None)
+    ((state, again),) = jc.train(model, tx, data, config, **options)
+    assert again is not None
+    assert again["diverged"] == row["diverged"]
+    assert again["step"] == row["step"]
+    assert int(state.step) < 6
+    assert files == {path: path.read_bytes() for path in tmp_path.glob("*.json*")}

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import json
 import linecache
+import operator
 import random
 import signal
 import traceback
@@ -25,6 +26,7 @@ from huggingface_hub import constants as hub_constants
 from PIL import Image
 
 import jaxcnn as jc
+from jaxcnn import runs
 
 PACKAGE = str(Path(jc.__file__).parent)
 SECONDS = 60
@@ -44,6 +46,7 @@ CONSTRUCTORS = {
 
 CONFIGS = (jc.ExperimentConfig, jc.OptimizerConfig, jc.TrainConfig, jc.AugmentConfig)
 FUNCTIONS = {"loss", "gradient", "resume", "should_stop", "names", "augment"}
+FUNCTIONS |= {"measure", "on_step", "prepare_state", "build", "name"}
 """Arguments that are functions of the user's own, whose errors are the user's."""
 
 
@@ -216,6 +219,7 @@ def made(folder: Path) -> tuple[Any, ...]:
     one = jc.strategy("jit", devices=1)
     for _ in jc.train(model, tx, data, config.train, run_dir=folder / "trained", strategy=one):
         pass
+    runs.sweep({"a": config}, data, folder / "study", strategy=one, quiet=True)
     store_pretrained(folder / "hub" / "models--timm--small")
     (folder / "run").mkdir()
     (folder / "run" / "metrics.jsonl").write_text('{"step": 1, "rate": 0.1}\n')
@@ -501,11 +505,78 @@ def calls(
         ),
         "subset": (jc.subset, {"data": data, "n": 6, "seed": 0}),
         "summary": (jc.summary, {"model": model, "shape": (8, 8, 1)}),
+        **calls_of_runs(things, out),
     }
+
+
+def calls_of_runs(
+    things: tuple[Any, ...], out: Path
+) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
+    """The same for `jaxcnn.runs`."""
+    folder, data, config, *_ = things
+    one = jc.strategy("jit", devices=1)
+    functions = {"should_stop": lambda: False, "measure": lambda model, state, data: {}}
+    options = functions | {"strategy": one, "keep_every": 0, "build": None, "loss": "squared"}
+    of_run = options | {"tensorboard": False, "on_step": lambda step, row: None}
+    of_run |= {"prepare_state": lambda state: state}
+    finished = runs.finished_runs(folder / "study")
+    keys, searched = ("train_error", "eval_error"), jc.override(config, eval_split="validation")
+
+    def opened(**given):
+        with runs.open_run_dir(**given):
+            pass
+
+    def evaluated(trial, num_steps, **given):
+        return runs.experiment_evaluator(**given)(trial, num_steps)
+
+    names = {
+        "run": (runs.run, {"config": config, "data": data, "folder": out / "run"} | of_run),
+        "sweep": (
+            runs.sweep,
+            {"runs": {"a": config}, "data": data, "out": out / "sweep", "quiet": True}
+            | options
+            | {"tensorboard": False},
+        ),
+        "train_until": (
+            runs.train_until,
+            {"config": config, "data": data, "folder": out / "until", "num_steps": 1}
+            | {"should_stop": lambda: False, "on_step": lambda step, row: None, "strategy": one},
+        ),
+        "experiment_evaluator": (
+            evaluated,
+            {"data": data, "out": out / "trials", "trial": searched, "num_steps": 1}
+            | {"metric": "eval_error", "name": runs.run_name, "should_stop": lambda: False}
+            | {"strategy": one},
+        ),
+        "open_run_dir": (
+            opened,
+            {"config": config, "folder": out / "opened", "strategy": one, "data": data},
+        ),
+        "load_trained_model": (
+            runs.load_trained_model,
+            {"folder": folder / "study" / "a", "data": data, "data_dir": None, "path": False}
+            | {"loss": None, "build": None},
+        ),
+        "finished_runs": (runs.finished_runs, {"out": folder / "study"}),
+        "pack": (runs.pack, {"source": folder / "study", "target": out / "packed"}),
+        "eval_split": (runs.eval_split, {"runs": finished}),
+        "aggregate_seeds": (runs.aggregate_seeds, {"runs": finished, "keys": keys}),
+        "run_name": (runs.run_name, {"config": config}),
+        "model_and_optimizer": (
+            runs.model_and_optimizer,
+            {"config": config, "num_classes": 3},
+        ),
+        "subset_for": (runs.subset_for, {"config": config, "data": data}),
+    }
+    return {f"runs.{name}": call for name, call in names.items()}
 
 
 NAMES = sorted(
     {name for name in dir(jc) if name[0] != "_" and callable(getattr(jc, name))} - CONSTRUCTORS
+) + sorted(
+    f"runs.{name}"
+    for name in set(dir(runs)) - {"Build", "Measure", "Run", "SearchStopped", "TrainedModel"}
+    if name[0] != "_" and callable(getattr(runs, name))
 )
 
 
@@ -576,14 +647,14 @@ def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[st
 
 @pytest.mark.slow
 def test_every_public_function_is_tried(things, tmp_path):
-    assert sorted(calls(things, tmp_path)) == NAMES
+    assert sorted(calls(things, tmp_path)) == sorted(NAMES)
     for name, (function, arguments) in calls(things, tmp_path).items():
         function(**arguments)
         if name not in ("Checkpoints", "loss_fn"):
             kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
             named = {
                 p.name
-                for p in inspect.signature(getattr(jc, name)).parameters.values()
+                for p in inspect.signature(operator.attrgetter(name)(jc)).parameters.values()
                 if p.kind not in kinds
             }
             assert named <= set(arguments), name

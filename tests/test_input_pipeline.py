@@ -3,6 +3,7 @@
 import math
 import mmap
 import os
+import re
 import time
 
 import flax.linen as nn
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripts import train_config
 
 import jaxcnn as jc
@@ -17,9 +20,9 @@ from jaxcnn import metrics, parallel
 from jaxcnn.data.types import assemble
 from jaxcnn.input_pipeline import input_pipeline, prefetch, read_ahead
 from jaxcnn.losses import Batch, Reconstruction
-from jaxcnn.runs import model_and_optimizer
+from jaxcnn.runs import model_and_optimizer, run
 from jaxcnn.state import init_state
-from jaxcnn.training import epoch_order
+from jaxcnn.training import _check_count, epoch_order
 
 CONFIG = jc.override(
     jc.ExperimentConfig(),
@@ -252,7 +255,7 @@ def test_a_reconstruction_is_judged_against_the_normalised_image():
             2,
             r"the model gives \(8, 8, 2\) for an image.*compares with \(8, 8, 1\)",
         ),
-        ({"eval_every": 2**31 // 640 + 1}, None, "more than 2\\^31; write eval_every="),
+        ({"eval_every": 2**31 // 640 + 1}, None, "expected less than 2\\^31 .* Write eval_every="),
     ],
 )
 def test_what_does_not_fit_masks_is_refused(changes, channels, said):
@@ -264,6 +267,80 @@ def test_what_does_not_fit_masks_is_refused(changes, channels, said):
             dense_data(),
             strategy=jc.strategy("jit", 1),
         )
+
+
+@settings(max_examples=200)
+@given(
+    per_image=st.sampled_from([1, 10, 224 * 224 * 3, 512 * 512, 2**29]),
+    sizes=st.tuples(*[st.sampled_from([4, 1_000, 50_000, 3_000_000])] * 2),
+    batch_size=st.sampled_from([1, 4, 128]),
+    eval_every=st.sampled_from([None, 1, 1_000, 64_000]),
+    train_metrics=st.sampled_from(["running", "clean"]),
+)
+def test_a_row_of_too_many_answers_is_refused_until_the_advice_is_followed(
+    per_image, sizes, batch_size, eval_every, train_metrics
+):
+    """Each sum of a row is below 2^31, and no message leads to a message about the same thing."""
+    images = [np.broadcast_to(np.uint8(0), (n, 1, 1, 1)) for n in sizes]
+    train, test = (jc.Split(array, array[:, 0, 0, 0]) for array in images)
+    data = jc.load_dataset("digits")._replace(train=train, test=test)
+    config = jc.TrainConfig(
+        batch_size=batch_size, eval_every=eval_every, train_metrics=train_metrics
+    )
+    said = []
+    while True:
+        try:
+            _check_count(config, data, (1, per_image))
+        except jc.ArgumentError as error:
+            (advice,) = re.findall(r"Write (.*?)(?:, or smaller images)?\.$", str(error))
+        else:
+            break
+        assert advice not in said
+        said.append(advice)
+        if advice.startswith("data = "):
+            data = eval(advice.removeprefix("data = "), {"data": data})
+        else:
+            name, value = advice.split("=")
+            config = jc.override(config, **{name: eval(value)})
+    batches = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
+    counts = [batches * config.batch_size, len(data.test.images)]
+    counts += [len(data.train.images)] * (config.train_metrics == "clean")
+    assert per_image * max(counts) < 2**31
+    # What fits from the start is not refused.
+    before = [eval_every * batch_size if eval_every else sizes[0] + batch_size, sizes[1]]
+    before += [sizes[0]] * (train_metrics == "clean")
+    assert not said or per_image * max(before) >= 2**31
+
+
+@pytest.mark.quick_compilation
+@pytest.mark.parametrize("classes", [(), ("good",)])
+def test_images_without_classes_are_reconstructed(data, classes, tmp_path):
+    """Targets of 0, as the message about labels of None has them; one class name sets no limit to the loss."""
+    parts = [(split.images[:32], np.zeros(32, np.float32)) for split in (data.train, data.test)]
+    unlabeled = jc.dataset(parts[0], parts[1])._replace(classes=classes)
+    train = jc.TrainConfig(num_steps=4, batch_size=8, eval_every=2)
+    config = jc.ExperimentConfig(
+        unlabeled.name, "autoencoder", loss="reconstruction", train=train,
+        optimizer=jc.OptimizerConfig("adam", 0.01, milestones=()),
+    )  # fmt: skip
+    result = run(
+        config,
+        unlabeled,
+        tmp_path,
+        strategy=jc.strategy("jit", 1),
+        build=lambda config, data: model_and_optimizer(config, 1),
+    )
+    assert result is not None
+    assert result["status"] == "finished"
+
+    def relabeled(split):
+        return split._replace(labels=np.arange(32, dtype=np.int32))
+
+    # A random subset, as there is nothing to balance; integers are no classes without names either.
+    counts = unlabeled._replace(
+        train=relabeled(unlabeled.train), test=relabeled(unlabeled.test), classes=()
+    )
+    assert len(jc.subset(counts, 10, seed=0).train.images) == 10
 
 
 @pytest.mark.quick_compilation

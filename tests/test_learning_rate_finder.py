@@ -215,6 +215,17 @@ def data():
     return jc.load_dataset("digits")
 
 
+@pytest.mark.quick_compilation
+def test_an_average_of_the_parameters_changes_nothing(data):
+    model = jc.create_model("mlp", 10)
+    plain, averaged = (
+        jc.lr_finder(model, jc.override(OPTIMIZER, ema_decay=decay), data, CONFIG, num_steps=20)
+        for decay in (0.0, 0.9)
+    )
+    np.testing.assert_array_equal(averaged.losses, plain.losses)
+    assert averaged.suggested == plain.suggested
+
+
 @pytest.mark.slow
 def test_a_network_trains_at_the_suggested_rate_and_not_far_above_the_limit(data):
     model = jc.create_model("mlp", 10)

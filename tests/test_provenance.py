@@ -475,7 +475,7 @@ def test_a_package_outside_a_checkout_has_no_commit(tmp_path, monkeypatch):
 def test_a_damaged_record_is_one_line_that_names_the_file(tmp_path, changed):
     jc.RunLog(tmp_path, CONFIG)
     (tmp_path / "run.json").write_text(json.dumps(read(tmp_path, "run.json") | changed))
-    with pytest.raises(ValueError, match=r"run\.json says not what a run was made from") as error:
+    with pytest.raises(ValueError, match=r"run\.json does not describe a run") as error:
         jc.RunLog(tmp_path, CONFIG)
     assert "\n" not in str(error.value)
 

@@ -1,6 +1,7 @@
-"""A state is resumed under the config's rate, seed and normaliser: others are refused, or replaced on purpose."""
+"""A state is resumed under the config's rate, seed and normalizer: others are refused, or replaced on purpose."""
 
 import json
+import math
 from typing import Any
 
 import jax
@@ -182,6 +183,30 @@ def test_a_warm_start_takes_the_configs_numbers_and_keeps_the_rest(data, strateg
         how = {"strategy": strategy, "resume": lambda like: stopped, "warm_start": warm}
         *_, (again, _) = jc.train(MODEL, tx, data, config.train, **how)
         assert bits(again) == ends[-1]
+
+
+@pytest.mark.quick_compilation
+def test_a_warm_start_goes_on_with_larger_images(data, strategy):
+    """The parameters of a convolutional network fit images of any size; the mean image does not."""
+
+    def enlarged(split):
+        return jc.Split(split.images.repeat(2, 1).repeat(2, 2), split.labels)
+
+    splits = [enlarged(split) for split in (data.train, data.test)]
+    large = jc.dataset(splits[0], splits[1], num_classes=data.num_classes)
+    model, config = jc.create_model("resnet8", 10, width=2), jc.TrainConfig(num_steps=2)
+    tx = jc.create_optimizer(jc.OptimizerConfig(milestones=()), 4)
+    *_, (state, _) = jc.train(model, tx, data, config, strategy=strategy)
+    more = jc.override(config, num_steps=3)
+    how: dict[str, Any] = {"strategy": strategy, "resume": lambda initial: state}
+    with pytest.raises(
+        jc.ArgumentError, match=r"subtract_mean is of other data .* warm_start=True"
+    ):
+        jc.train(model, tx, large, more, **how)
+    *_, (after, row) = jc.train(model, tx, large, more, warm_start=True, **how)
+    assert row is not None
+    assert math.isfinite(row["eval_loss"])
+    np.testing.assert_array_equal(after.normalizer.mean, large.mean)
 
 
 def test_a_warm_start_from_the_configs_own_state_changes_nothing(data, strategy, half):

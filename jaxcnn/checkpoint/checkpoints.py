@@ -217,10 +217,10 @@ class Checkpoints:
         Args:
             step: "best", "last", or one of `steps()`. "best" is the step of `best`, that of the
                 lowest metric, and of equal ones the latest. `train` and `runs.run` save
-                `eval_error` as the metric, or `eval_loss` where the loss counts no error. Without a
-                metric, the rows of `metrics.jsonl` next to the folder decide: the lowest
-                `eval_error`, then the lowest `eval_loss`, then the latest. "last" is the newest
-                good step; damaged ones before it are logged.
+                `eval_error` as the metric, or `eval_loss` if the loss counts no error or is
+                "reconstruction". Without a metric, the rows of `metrics.jsonl` next to the folder
+                decide: the lowest `eval_error`, then the lowest `eval_loss`, then the latest.
+                "last" is the newest good step; damaged ones before it are logged.
 
         Returns:
             `{"params": ..., "batch_stats": ...}` and the model's other collections: nested dicts of

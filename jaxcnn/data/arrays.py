@@ -56,7 +56,8 @@ def dataset(
       have none (255 or -1, say) are targets of another loss: write `{"mask": masks}`.
     - Targets of other losses: floats, several labels of an image, [n, k], or a dict or tuple of
       arrays. They keep their shapes, in at most 32 bits, and have no classes unless `num_classes`
-      or `classes` is there.
+      or `classes` is there. With one of these, floats [n] that are all whole are classes: write a
+      column [n, 1] for targets.
 
     Args:
       train: a pair (images, labels), or a `Split`.

@@ -27,8 +27,8 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
     Args:
         data: any value.
         are_classes: whether labels must be numbers of classes. Otherwise they are any arrays with
-            an entry for each image. None requires classes if the training labels are one integer
-            array of at most the images' first three axes.
+            an entry for each image. None requires classes if there are class names and the
+            training labels look like classes (`look_like_classes`).
 
     Raises:
         DataError: one line that names the array and the fix.
@@ -68,10 +68,10 @@ def verify_dataset(data: Dataset, *, are_classes: bool | None = None) -> None:
     if not are_classes:
         _check_equal_kinds(data)
     labels = data.train.labels
-    if are_classes and labels.dtype.kind != "f" and (labels == labels[0]).all():
+    if are_classes and labels.dtype.kind != "f" and (labels == labels.flat[0]).all():
         raise DataError(
-            f"train labels are all {labels[0]}; expected two classes or more: shuffle before you "
-            "cut"
+            f"train labels are all {labels.flat[0]}; expected two classes or more: shuffle before "
+            "you cut, or write np.zeros(n, np.float32) for a loss that uses no labels"
         )
     _check_statistic("mean", data.mean, shape)
     _check_statistic("std", data.std, shape[-1:])
@@ -179,9 +179,11 @@ def _check_equal_kinds(data: Dataset) -> None:
 
 
 def look_like_classes(labels: Any) -> bool:
-    """Check if labels are one array, list or other value that is not a tree of arrays.
+    """Check if labels are one integer array [n] or [n, h, w] of more than 8 bits.
 
-    Arrays of floating numbers, or with more axes than masks have, are targets of another kind.
+    `dataset` makes such arrays of classes. Floats, 8-bit integers and bools, arrays with other axes
+    and trees of arrays are targets of another kind. A value that is no array may have been meant as
+    classes, so that the message is about those.
     """
     if labels is None or isinstance(labels, (dict, tuple)):
         return False
@@ -297,7 +299,7 @@ def _layout_fix(shape: Shape) -> str:
     if len(shape) == 3:
         if shape[-1] in (1, 3):
             return "write images[None] for one image"
-        return "write images[..., None] for grey ones"
+        return "write images[..., None] for gray ones"
     side = math.isqrt(shape[-1]) if shape else 0
     if len(shape) == 2 and side**2 == shape[1]:
         return f"write images.reshape(-1, {side}, {side}, 1)"
@@ -329,7 +331,7 @@ def _dtype_fix(images: np.ndarray) -> tuple[str, str]:
     if low < 0:
         return (
             value_range,
-            "give them as they were before they were normalised; the config says what is "
+            "give them as they were before they were normalized; the config says what is "
             "subtracted",
         )
     return value_range, "scale them to 0..255, then write images.round().astype(np.uint8)"

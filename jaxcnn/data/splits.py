@@ -102,7 +102,7 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
         )
     _check_seed(seed)
     order = np.random.default_rng(seed).permutation(total)
-    if not look_like_classes(labels) or labels.ndim > 1:
+    if not data.num_classes or not look_like_classes(labels) or labels.ndim > 1:
         return _with_train(data, np.sort(order[:n]))
     # The k-th image of each class precedes the (k+1)-th of any class, so that every prefix of the
     # sorted order is as balanced as possible.
@@ -256,7 +256,11 @@ def duplicate_warnings(files: Sequence[ImageFile], digests: Sequence[str]) -> li
         by_digest[digest].append(file)
     messages = []
     for place, field, reason in (
-        ("in two parts", "split", "what is measured there is no surprise to the network"),
+        (
+            "in two parts",
+            "split",
+            "the network trains on what it is tested with",
+        ),
         ("in two classes", "label", "one of them is wrong"),
     ):
         duplicates = [

@@ -29,7 +29,7 @@ import flax.linen as nn
 import jax
 
 from jaxcnn._util import bare_name, tree_size
-from jaxcnn.arguments import check_image_shape
+from jaxcnn.arguments import check_image_shape, check_integer
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models import resnet, vgg
 from jaxcnn.models.alexnet import AlexNet as AlexNet
@@ -138,10 +138,7 @@ def create_model(name: str, /, num_classes: int, **options: Any) -> nn.Module:
       >>> create_model("resnet20", num_classes=10, width=8).width
       8
     """
-    if type(num_classes) is not int or num_classes < 1:
-        raise ArgumentError(
-            f"num_classes is {format_value(num_classes)}; expected a whole number of at least 1"
-        )
+    num_classes = check_integer("num_classes", num_classes, example=10)
     if "pretrained" in options:
         raise ArgumentError(
             f"pretrained is {format_value(options['pretrained'])}, but a module holds no weights; "

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxcnn.arguments import check_integer
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models.autoencoder import UPSAMPLINGS
 from jaxcnn.models.convnet import POOLINGS, ConvNet
@@ -20,24 +21,20 @@ from jaxcnn.models.unet import UNet
 
 
 def _integer(minimum: int) -> Callable[[str, Any], int]:
-    def check(option: str, value: Any) -> int:
-        if type(value) is not int or value < minimum:
-            raise ArgumentError(
-                f"{option} is {format_value(value)}; expected a whole number of at least {minimum}"
-            )
-        return value
-
-    return check
+    return lambda option, value: check_integer(option, value, minimum)
 
 
 def _units(option: str, value: Any) -> tuple[int, ...]:
     is_list = isinstance(value, (list, tuple))
-    if not is_list or any(type(units) is not int or units < 1 for units in value):
+    integers = int, np.integer
+    if not is_list or any(
+        not isinstance(units, integers) or isinstance(units, bool) or units < 1 for units in value
+    ):
         raise ArgumentError(
             f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
             "write [64, 64]"
         )
-    return tuple(value)
+    return tuple(map(int, value))
 
 
 def _sizes(example: str) -> Callable[[str, Any], tuple[int, ...]]:

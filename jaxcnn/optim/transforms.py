@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from optax import contrib
 
-from jaxcnn._util import to_one_line
+from jaxcnn._util import leaf_shapes, to_one_line
 from jaxcnn.config import ArgumentError, OptimizerConfig, format_value
 
 # Adapters
@@ -230,7 +230,7 @@ def check_update(
 
 def _first_misfit(tree: Any, other: Any) -> tuple[str, Any, Any] | None:
     """Return the first path with another shape in `other`, and both shapes, or None."""
-    shapes, others = _leaf_shapes(tree), _leaf_shapes(other)
+    shapes, others = leaf_shapes(tree), leaf_shapes(other)
     for name in sorted(shapes.keys() | others.keys()):
         if shapes.get(name) != others.get(name):
             return name, shapes.get(name, "none"), others.get(name, "none")
@@ -282,11 +282,6 @@ def _optimizer_errors(function: str) -> Iterator[None]:
             f"tx.{function} fails with {type(error).__name__}: {to_one_line(error, 300)}; "
             f"expected {expected[function]}. Use another transformation, or fix it."
         ) from error
-
-
-def _leaf_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): np.shape(leaf) for path, leaf in leaves}
 
 
 def _injected(opt_state: Any) -> Iterator[Any]:

@@ -105,6 +105,8 @@ def train_until(
       [2, 4, 2]
     """
     verify_config(config, ExperimentConfig)
+    check_callable("should_stop", should_stop, "lambda: False", num_args=0)
+    check_callable("on_step", on_step, "lambda step, row: None", num_args=2)
     last, every = config.train.num_steps, config.train.eval_every
     num_steps = check_integer("num_steps", num_steps, 1, last, example=last)
     if num_steps < last and (every is None or num_steps % every):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from jaxcnn import tables
 from jaxcnn._util import to_one_line
+from jaxcnn.arguments import check_path
 from jaxcnn.config import ArgumentError, ExperimentConfig, as_dict, format_value
 from jaxcnn.run_log import LogError, read_json, read_lines, read_metrics, write_text
 
@@ -50,19 +51,20 @@ def finished_runs(out: str | Path) -> list[Run]:
       ArgumentError: there are none.
       LogError: a record is damaged.
     """
-    packed_file = Path(out, PACKED)
+    out = check_path("out", out, example="'runs/my-study'")
+    packed_file = out / PACKED
     runs = dict(
         _unpack(packed_file, number, line)
         for number, line in enumerate(read_lines(packed_file, "run"), 1)
     )
-    for folder in (path.parent for path in Path(out).glob("*/result.json")):
+    for folder in (path.parent for path in out.glob("*/result.json")):
         result = read_json(folder / "result.json")
         run = Run(ExperimentConfig.load(folder), result, read_metrics(folder), folder.name)
         runs[folder.name] = _check_run(folder, run)
     if not runs:
         raise ArgumentError(
-            f"{out} holds no finished run; "
-            "write --out with a study's folder, or leave out --plot-only"
+            f"{to_one_line(out)} holds no finished run; expected a study's folder. Write another "
+            "one (--out), or train first (leave out --plot-only)"
         )
     return [runs[name] for name in sorted(runs)]
 
@@ -130,7 +132,9 @@ def pack(source: str | Path, target: str | Path) -> int:
         the source itself.
     """
     lines = []
-    for folder in sorted(path.parent for path in Path(source).glob("*/result.json")):
+    source = check_path("source", source, example="'runs/my-study'")
+    target = check_path("target", target, example="'results/my-study'")
+    for folder in sorted(path.parent for path in source.glob("*/result.json")):
         config = as_dict(ExperimentConfig.load(folder))
         kinds = {"env": list, "result": dict}
         if (folder / "run.json").exists():
@@ -143,21 +147,27 @@ def pack(source: str | Path, target: str | Path) -> int:
         line = {"name": folder.name, "config": config} | files | {"rows": read_metrics(folder)}
         lines.append(json.dumps(_round_floats(line), separators=(",", ":")) + "\n")
     if not lines:
-        found = "holds no finished run" if Path(source).is_dir() else "is no folder"
-        is_run = Path(source, "result.json").exists()
+        found = "holds no finished run" if source.is_dir() else "is no folder"
+        is_run = (source / "result.json").exists()
         raise ArgumentError(
             f"{source} {'is one run' if is_run else found}; expected a folder of folders with "
-            f"result.json. Write pack({str(Path(source).parent) if is_run else 'runs/my-study'!r}, "
+            f"result.json. Write pack({str(source.parent) if is_run else 'runs/my-study'!r}, "
             "target)."
         )
-    if Path(target).exists() and (not Path(target).is_dir() or Path(target).samefile(source)):
+    if target.exists() and (not target.is_dir() or target.samefile(source)):
         raise ArgumentError(
-            f"target is {target}, which is {'the source' if Path(target).is_dir() else 'a file'}; "
+            f"target is {target}, which is {'the source' if target.is_dir() else 'a file'}; "
             "expected another folder, which is made if it is not there. "
             "Write pack('runs/my-study', 'results/my-study')."
         )
-    Path(target).mkdir(parents=True, exist_ok=True)
-    write_text(Path(target, PACKED), "".join(lines))
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        write_text(target / PACKED, "".join(lines))
+    except OSError as error:
+        raise ArgumentError(
+            f"target {target} cannot be written: {error.strerror}; expected a folder, or the name "
+            "of one to make. Write pack('runs/my-study', 'results/my-study')."
+        ) from None
     return len(lines)
 
 
@@ -170,6 +180,27 @@ def _round_floats(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def _check_runs(runs: Any) -> list[Run]:
+    """Return runs as a list.
+
+    Raises:
+      ArgumentError: they are anything else.
+    """
+    # A run is a tuple itself.
+    valid = isinstance(runs, (list, tuple)) and not isinstance(runs, Run)
+    if not valid or not all(
+        isinstance(run, Run)
+        and isinstance(run.config, ExperimentConfig)
+        and isinstance(run.result, dict)
+        for run in runs
+    ):
+        raise ArgumentError(
+            f"runs is {format_value(runs)}; expected a list of finished runs. "
+            "Write runs=finished_runs('runs/my-study')."
+        )
+    return list(runs)
+
+
 def eval_split(runs: Sequence[Run]) -> str | None:
     """Return the name of the split of the runs' `eval_*` figures.
 
@@ -179,13 +210,35 @@ def eval_split(runs: Sequence[Run]) -> str | None:
       ArgumentError: some are of the test split and some of the validation split. They are not a
         sample of one quantity.
     """
-    splits = sorted({run.config.train.eval_split for run in runs})
+    splits = sorted({run.config.train.eval_split for run in _check_runs(runs)})
     if len(splits) > 1:
         raise ArgumentError(
             f"the runs report {' and '.join(splits)}; expected one split. "
             "Use another --out for the other split."
         )
     return splits[0] if splits else None
+
+
+def _check_figures(keys: Any, runs: Sequence[Run]) -> None:
+    """Check that every run has the figures.
+
+    Raises:
+      ArgumentError: `keys` is no list of names, or a run has no such figure.
+    """
+    if not isinstance(keys, (tuple, list)) or not all(isinstance(key, str) for key in keys):
+        raise ArgumentError(
+            f"keys is {format_value(keys)}; expected names of figures. Write keys=('eval_error',)."
+        )
+    for run in runs:
+        for key in ("seconds", *keys):
+            value = run.result.get(key, "missing")
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not is_number:
+                names = [name for name, number in run.result.items() if isinstance(number, float)]
+                raise ArgumentError(
+                    f"{key} of run {run.name} is {format_value(value)}; expected a number. "
+                    f"Write keys of its result: {', '.join(names)}."
+                )
 
 
 def aggregate_seeds(
@@ -210,10 +263,12 @@ def aggregate_seeds(
       - `seconds`, the mean over runs.
 
     Raises:
-      ArgumentError: the `eval_*` figures are not all of the same split.
+      ArgumentError: the `eval_*` figures are not all of the same split, or a run has no such
+        figure.
     """
-    converged = [run for run in runs if run.divergence is None]
+    converged = [run for run in _check_runs(runs) if run.divergence is None]
     results = [run.result for run in converged]
+    _check_figures(keys, converged)
     line: dict[str, Any] = {"seeds": len(results)}
     if any(key.startswith("eval_") for key in keys):
         line["eval_split"] = eval_split(converged)

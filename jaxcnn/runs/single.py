@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxcnn import parallel
 from jaxcnn._util import tree_size
-from jaxcnn.arguments import check_callable
+from jaxcnn.arguments import check_callable, check_integer, check_path
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import (
     ArgumentError,
@@ -20,7 +20,7 @@ from jaxcnn.config import (
     override,
     verify_config,
 )
-from jaxcnn.data import Dataset, load_dataset, subset, verify_dataset
+from jaxcnn.data import DATASETS, Dataset, load_dataset, subset, verify_dataset, verify_inputs
 from jaxcnn.evaluation import is_library_model
 from jaxcnn.losses import CLASS_LOSSES, LOSSES, Loss, as_loss, create_loss
 from jaxcnn.models import count_parameters, create_model
@@ -32,7 +32,7 @@ from jaxcnn.run_log import read_json, read_metrics
 from jaxcnn.runs.results import Result
 from jaxcnn.shutdown import interactive_interrupt
 from jaxcnn.state import State, init_state, state_shapes
-from jaxcnn.training import check_config, train
+from jaxcnn.training import check_config, check_model, has_known_outputs, train
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
 """Function of (model, state, data) that returns more columns of a row.
@@ -45,6 +45,38 @@ Build = Callable[[ExperimentConfig, Dataset], tuple[Any, Any]]
 """Function of (config, data) that returns a model and an optimizer."""
 
 
+def check_pieces(
+    model: Any,
+    tx: Any,
+    config: ExperimentConfig,
+    data: Dataset,
+    strategy: parallel.Strategy,
+    loss: Loss,
+) -> None:
+    """Check that a model, data and a loss fit together, before a folder is written.
+
+    `train` checks it too. The library's own models are not traced for it.
+
+    Raises:
+      ArgumentError: they do not fit.
+    """
+    is_same = getattr(model, "num_classes", data.num_classes) == data.num_classes
+    if is_same and has_known_outputs(model, data, loss) and not config.train.recompute_batch_stats:
+        return
+    state = state_shapes(model, tx, config.train, data, loss=loss)
+    check_model(model, state, data, config.train, strategy, loss)
+
+
+def check_functions(should_stop: Any, measure: Any) -> None:
+    """Check functions that a run calls after its first steps.
+
+    Raises:
+      ArgumentError: one cannot be called with its arguments.
+    """
+    check_callable("should_stop", should_stop, "lambda: False", num_args=0)
+    check_callable("measure", measure, "lambda model, state, data: {'name': 1.0}", num_args=3)
+
+
 def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any, Any]:
     """Return the config's model and optimizer.
 
@@ -55,8 +87,8 @@ def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any
       num_classes: the number of the network's outputs, at least 1.
 
     Raises:
-      ArgumentError: `num_classes` is none, as data with targets of other losses have it, or is in
-        `config.model_kwargs` too; or the config has no such model or optimizer.
+      ArgumentError: `num_classes` is 0, as for data with targets of other losses, or is in
+        `config.model_kwargs` too. Or there is no such model or optimizer.
 
     Example:
       >>> from jaxcnn import OptimizerConfig
@@ -65,8 +97,9 @@ def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any
       >>> model.num_classes
       1
     """
+    verify_config(config, ExperimentConfig)
     another = "build=lambda config, data: jaxcnn.runs.model_and_optimizer(config, 1)"
-    if num_classes == 0:
+    if check_integer("num_classes", num_classes, 0, example=10) == 0:
         raise ArgumentError(
             "the data have no classes, so that the number of the network's outputs is unknown. "
             f"Write {another}, for one output"
@@ -128,7 +161,17 @@ def subset_for(config: ExperimentConfig, data: Dataset) -> Dataset:
     """Return `data` with the config's number of training images.
 
     Every run of a study gets the same ones.
+
+    Args:
+      config: of a run.
+      data: that it names.
+
+    Raises:
+      ArgumentError: `config` is no config of a run.
+      DataError: the data are invalid, or have fewer images.
     """
+    verify_config(config, ExperimentConfig)
+    verify_inputs(data)
     if config.max_train_examples is None or config.max_train_examples == len(data.train.images):
         return data
     return subset(data, config.max_train_examples, seed=0)
@@ -234,12 +277,16 @@ def run(
     """
     strategy = parallel.check_strategy(strategy)
     # Mistakes come before anything is written in the folder.
+    check_functions(should_stop, measure)
+    check_callable("on_step", on_step, "lambda step, row: None", num_args=2)
+    check_callable("prepare_state", prepare_state, "lambda state: state", num_args=1)
     verify_config(config, ExperimentConfig)
     config, loss_function = with_loss(config, loss)
     verify_data_of(config, data)
     data = subset_for(config, data)
     check_config(config.train, data, strategy, loss_function)
     model, tx = build_pieces(config, data, build)
+    check_pieces(model, tx, config, data, strategy, loss_function)
     pieces: dict[str, Any] = {} if build is None else {"model": model, "tx": tx, "build": build}
     pieces |= {"keep_every": keep_every, "tensorboard": tensorboard}
     # Around the loop of `train`, whose own interrupt then does nothing: the state is saved at once,
@@ -279,7 +326,13 @@ def run(
                 break
             reason = row.get("diverged")
             if reason is None:
-                row |= measure(model, state, data)
+                figures = measure(model, state, data)
+                if not isinstance(figures, Mapping):
+                    raise ArgumentError(
+                        f"measure returned {format_value(figures)}; expected figures by name. "
+                        "Write return {'name': 1.0}."
+                    )
+                row |= figures
             records.record(state, row)
             on_step(int(state.step), row)
             if reason:
@@ -297,6 +350,8 @@ def num_parameters(model: Any, tx: Any, config: ExperimentConfig, data: Dataset,
     return tree_size(state.params)
 
 
+_UNNAMED = ("arrays", "folder")
+"""Names of data sets of the user's own, which `load_dataset` explains."""
 Rows = list[dict[str, Any]]
 
 
@@ -370,11 +425,18 @@ def load_trained_model(
       >>> run.config.model, list(run.states), run.data.classes[-1]
       ('mlp', [0, 2], '9')
     """
-    folder = Path(folder)
+    folder = check_path("folder", folder)
+    if not isinstance(path, bool):
+        raise ArgumentError(f"path is {format_value(path)}; expected True or False.")
     if not (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
         raise ArgumentError(_missing_run_message(folder))
     config = ExperimentConfig.load(folder)
     if data is None:
+        if config.dataset not in (*DATASETS, *_UNNAMED):
+            raise ArgumentError(
+                f"{folder} was trained on data of your own, {config.dataset!r}; expected them here "
+                "too. Write load_trained_model(folder, data=data)."
+            )
         data = load_dataset(config.dataset, data_dir, validation=config.num_validation)
     data = subset_for(config, data)
     if loss is None and config.loss not in LOSSES:
@@ -384,14 +446,16 @@ def load_trained_model(
         )
     loss = create_loss(config.loss, **config.loss_kwargs) if loss is None else as_loss(loss)
     facts = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    if "build" in facts and are_valid_facts(facts):
-        config = builder_config(config, facts)
-        is_own = facts.get("model") or facts.get("optimizer")
-        if is_own and build is None:
+    if are_valid_facts(facts):
+        if "build" in facts:
+            config = builder_config(config, facts)
+        if build is None and (facts.get("model") or facts.get("optimizer")):
+            maker = f", made by {facts['build']['function']}" if "build" in facts else ""
+            example = "build" if maker else "lambda config, data: (model, tx)"
             raise ArgumentError(
-                f"{folder} was trained with pieces of your own, made by "
-                f"{facts['build']['function']}; expected that function here too. "
-                "Write load_trained_model(folder, build=build)."
+                f"{folder} was trained with a model or an optimizer of your own{maker}; expected a "
+                f"function that makes them here too. Write load_trained_model(folder, "
+                f"build={example})."
             )
     model, tx = build_pieces(config, data, build)
     # Shapes are compared first: a stranger's config may have a network that no memory can hold.

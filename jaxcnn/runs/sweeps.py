@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from jaxcnn import multihost, parallel
-from jaxcnn.arguments import check_callable
+from jaxcnn.arguments import check_callable, check_mapping, check_path
 from jaxcnn.checkpoint import FolderInUseError, lock_folder
 from jaxcnn.config import (
     ArgumentError,
@@ -42,6 +42,8 @@ from jaxcnn.runs.single import (
     Build,
     Measure,
     build_pieces,
+    check_functions,
+    check_pieces,
     num_parameters,
     run,
     subset_for,
@@ -215,7 +217,9 @@ def sweep(
     """
     strategy = parallel.check_strategy(strategy)
     check_tensorboard(tensorboard)
-    if not runs:
+    check_functions(should_stop, measure)
+    out = check_path("out", out, example="'runs/my-study'")
+    if not check_mapping("runs", runs, "{'a': config}"):
         raise ArgumentError(
             "runs is empty; expected at least one config by name. Write runs={'a': config}"
         )
@@ -238,14 +242,16 @@ def sweep(
     }
     weights = _weights(runs, pieces, subsets, losses)
     for name, config in runs.items():
-        check_config(config.train, subsets[config.max_train_examples], strategy, losses[name][1])
+        subset, loss_function = subsets[config.max_train_examples], losses[name][1]
+        check_config(config.train, subset, strategy, loss_function)
+        check_pieces(*pieces[name], config, subset, strategy, loss_function)
     _check_equal_on_all_processes(runs, data, pieces if build is not None else {})
     _check_memory(runs, weights)
-    _reserve_folders(runs, Path(out), subsets, pieces, build)
+    _reserve_folders(runs, out, subsets, pieces, build)
     costs = {name: (weights[name], config.train.num_steps) for name, config in runs.items()}
     total, results = sum(map(math.prod, costs.values())), {}
     with Progress(total, quiet=not multihost.is_primary()) as progress:
-        study = _StudyProgress(progress, Path(out), costs)
+        study = _StudyProgress(progress, out, costs)
         study.count_finished()
         _print_size(progress, runs, weights, study.counted, data.train.images.shape[1:])
         has_trained, owners = True, {}
@@ -259,7 +265,7 @@ def sweep(
                     result = run(
                         config,
                         subsets[config.max_train_examples],
-                        Path(out, name),
+                        out / name,
                         on_step=run_progress,
                         strategy=strategy,
                         should_stop=should_stop,
