@@ -712,8 +712,8 @@ def check_config(
             f"the {config.eval_split} split is empty; expected at least one image. Write {fix}."
         )
     # Constants of another number of channels are an error.
-    make = partial(make_normalizer, subtract=config.subtract_mean, divide=config.divide_std)
-    jax.eval_shape(make, data.mean, data.std)
+    options: dict[str, Any] = {"subtract": config.subtract_mean, "divide": config.divide_std}
+    jax.eval_shape(partial(make_normalizer, data.mean, data.std, **options))
     if config.recompute_batch_stats and not config.batch_size <= config.recompute_batch_stats <= n:
         raise ArgumentError(
             f"recompute_batch_stats is {config.recompute_batch_stats}; "
