@@ -415,8 +415,9 @@ def state_shapes(
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = variable_shapes(model, image)
     params = variables.pop("params")
-    make = partial(augment.make_normalizer, subtract=config.subtract_mean, divide=config.divide_std)
-    normalizer = jax.eval_shape(make, data.mean, data.std)
+    options: dict[str, Any] = {"subtract": config.subtract_mean, "divide": config.divide_std}
+    make = partial(augment.make_normalizer, data.mean, data.std, **options)
+    normalizer = jax.eval_shape(make)
     trained = trainable_params(params, config.freeze)
     opt_state = init_optimizer(as_transformation(tx), trained, only_shapes=True)
     dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
