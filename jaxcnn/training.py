@@ -455,8 +455,8 @@ def train(
     Yields:
       The state as NumPy arrays on the host, and its row. A run that is already finished yields its
       state once: with its last row if there is a `run_dir`, and with None otherwise. With
-      `run_dir`, a run that has diverged ends with that row, and later calls yield its last saved
-      state with that row.
+      `run_dir`, a run that has diverged ends with that row. A later call trains it again from the
+      last saved state, and replaces its result.
 
     Raises:
       ArgumentError: before a step is compiled. Such as a batch that does not divide by the
@@ -538,12 +538,11 @@ def train(
         loop = _train_loop(
             *pieces, should_stop, run_facts, save, is_shown, is_paired=needs_partner(augment)
         )
-        return loop if records is None else _saved(loop, state, records, config, stack.pop_all())
+        return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
 
 def _saved(
     loop: Iterator[tuple[State, Row | None]],
-    state: State,
     records: RunRecords,
     config: TrainConfig,
     stack: contextlib.ExitStack,
@@ -551,12 +550,11 @@ def _saved(
     """Yield the loop's states and rows, each saved before.
 
     The last row is followed by the result, because the caller may leave the loop at once. A run
-    that has diverged would diverge again, and is not trained.
+    that has diverged has no state after it, so that it is trained again, and its result replaced:
+    on another machine it may not diverge.
     """
+    is_finished = records.result is not None and records.result["status"] == "finished"
     with stack:
-        if records.result is not None and records.result["status"] == "diverged":
-            yield state, records.last_row()
-            return
         for state, row in loop:
             is_last = state.step >= config.num_steps
             if row is None:
@@ -566,7 +564,7 @@ def _saved(
             elif _is_due(state, row):
                 records.record(state, {k: v for k, v in row.items() if k != "interrupted"})
             reason = row.get("diverged") if row else None
-            if records.result is None and (is_last or reason):
+            if not is_finished and (is_last or reason):
                 records.finish(tree_size(state.params), reason)
             yield state, row
             if reason:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from jaxcnn import parallel
 from jaxcnn._util import tree_size
 from jaxcnn.arguments import check_callable, check_integer, check_path
+from jaxcnn.augment import make_normalizer
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import (
     ArgumentError,
@@ -64,6 +65,11 @@ def check_pieces(
     if is_same and has_known_outputs(model, data, loss) and not config.train.recompute_batch_stats:
         return
     state = state_shapes(model, tx, config.train, data, loss=loss)
+    if hasattr(model, "check_normalizer"):
+        # It reads the constants, and not only their shapes.
+        subtract, divide = config.train.subtract_mean, config.train.divide_std
+        normalizer = make_normalizer(data.mean, data.std, subtract=subtract, divide=divide)
+        state = state._replace(normalizer=normalizer)
     check_model(model, state, data, config.train, strategy, loss)
 
 
