@@ -63,6 +63,16 @@ def format_array(value: Any) -> str:
     return format_value(value)
 
 
+def is_integer(value: Any) -> bool:
+    """Check if a value is one of Python's or NumPy's integers; bools are none.
+
+    Example:
+        >>> is_integer(np.int64(3)), is_integer(True), is_integer(3.0)
+        (True, False, False)
+    """
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def is_real(dtype: Any) -> bool:
     """Check if a dtype is of real numbers: integers or floats, also JAX's own, such as bfloat16.
 
@@ -131,6 +141,17 @@ def check_integer(
             f"Write {name}={low if example is None else example}."
         )
     return number
+
+
+def check_boolean(name: str, value: Any) -> bool:
+    """Return `value`, which must be True or False.
+
+    Raises:
+        ArgumentError: it is anything else.
+    """
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{name} is {format_value(value)}; expected True or False")
+    return value
 
 
 def check_positive(name: str, value: Any, *, example: Any) -> float:

@@ -21,8 +21,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 
 from jaxcnn.arguments import ArgumentError as ArgumentError
+from jaxcnn.arguments import check_boolean, check_path
 from jaxcnn.arguments import check_choice as check_choice
-from jaxcnn.arguments import check_path
 from jaxcnn.arguments import format_value as format_value
 
 
@@ -136,7 +136,7 @@ class AugmentConfig(_Config):
     def __post_init__(self):
         _unwrap_numpy(self)
         _check_integer("padding", self.padding, 0)
-        _check_boolean("flip", self.flip)
+        check_boolean("flip", self.flip)
         check_choice("pad_value", self.pad_value, ("mean", "black", "reflect"))
         check_choice("crop", self.crop, ("pad", "resized"))
         if self.min_area is not None:
@@ -651,14 +651,11 @@ def _unwrap_numpy(config):
     """Make Python's numbers of NumPy's in fields and tuples, as JSON needs them."""
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if isinstance(value, (tuple, list)):
-            _set(
-                config,
-                item.name,
-                (list if isinstance(value, list) else tuple)(map(_to_python, value)),
-            )
-        else:
-            _set(config, item.name, _to_python(value))
+        if isinstance(value, tuple):
+            value = tuple(map(_to_python, value))
+        elif isinstance(value, list):
+            value = list(map(_to_python, value))
+        _set(config, item.name, _to_python(value))
 
 
 def _to_python(value):
@@ -669,11 +666,6 @@ def _check_names(config, names):
     for name in names:
         if not isinstance(value := getattr(config, name), str):
             raise ArgumentError(f"{name} is {format_value(value)}; expected a name in quotes")
-
-
-def _check_boolean(name, value):
-    if not isinstance(value, bool):
-        raise ArgumentError(f"{name} is {format_value(value)}; expected True or False")
 
 
 def _freeze_mapping(config, name, example):

@@ -13,7 +13,7 @@ from jaxcnn.metrics import Metrics
 from jaxcnn.parallel import Strategy
 
 LOSS_FACTOR = 10.0
-"""Ratio of a diverged mean training loss to that of guessing, log(num_classes).
+"""Ratio of a diverged mean training loss to that of guessing, such as log(num_classes).
 
 A loss above it is divergence, finite or not.
 """
@@ -35,8 +35,8 @@ def reason(row: Mapping[str, float], guess: float | None) -> str | None:
 
     Args:
       row: metrics of a run, with "train_loss".
-      guess: loss of guessing, as `jaxcnn.losses.guess_loss` returns it. None sets no limit to the
-        loss.
+      guess: loss of guessing, such as `jaxcnn.losses.guess_loss` returns it. None sets no limit to
+        the loss.
 
     Example:
       >>> reason({"train_loss": 1.0, "grad_norm": float("inf")}, guess=math.log(10))

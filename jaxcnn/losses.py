@@ -229,9 +229,9 @@ class BinaryCrossEntropy:
         # The comparison is false for NaN.
         is_valid = (labels >= 0) & (labels <= 1)
         if not is_valid.all():
-            row, column = np.argwhere(~is_valid)[0]
+            place = tuple(np.argwhere(~is_valid)[0].tolist())
             raise ArgumentError(
-                f"{name}[{row}] have {labels[row, column]}; loss 'binary-cross-entropy' expected 0 "
+                f"{name}[{place[0]}] have {labels[place]}; loss 'binary-cross-entropy' expected 0 "
                 "or 1. Write (labels > 0).astype(np.uint8), or a loss of your own that leaves out "
                 "unknown labels."
             )
@@ -606,16 +606,12 @@ def has_class_labels(loss: Loss) -> bool:
 def guess_loss(loss: Loss, num_classes: int) -> float | None:
     """Return the loss of guessing, or None where its scale is unknown.
 
-    It is log(num_classes), times the largest class weight. For a reconstruction it is 1, the
-    variance of standardized images: that of images that are not divided by their standard deviation
-    is smaller.
+    It is log(num_classes), times the largest class weight.
 
     Example:
       >>> guess_loss(CrossEntropy(class_weights=(1.0, 3.0)), 2) / math.log(2)
       3.0
     """
-    if type(loss) is Reconstruction:
-        return 1.0
     if type(loss) not in (CrossEntropy, SquaredError):
         return None
     return math.log(num_classes) * max(getattr(loss, "class_weights", None) or (1.0,))

@@ -151,13 +151,7 @@ def as_state(
         )
     if isinstance(normalizer, Dataset):
         verify_inputs(normalizer)
-        config = TrainConfig()
-        normalizer = augment.make_normalizer(
-            normalizer.mean,
-            normalizer.std,
-            subtract=config.subtract_mean,
-            divide=config.divide_std,
-        )
+        normalizer = normalizer_of(TrainConfig(), normalizer)
     elif normalizer is None:
         raise ArgumentError(
             "state is a dict of variables, which has no constants of normalization; expected them "
@@ -372,9 +366,7 @@ def init_state(
             "Use jaxcnn.optim.transforms.lookahead(fast, period, share)."
         )
     check_averages(opt_state)
-    normalizer = augment.make_normalizer(
-        data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
-    )
+    normalizer = normalizer_of(config, data)
     dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))
     sums = metrics.zeros(dtypes)
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
@@ -388,6 +380,26 @@ def init_state(
         )
         state = state._replace(opt_state=opt_state)
     return jax.tree.map(lambda leaf: np.asarray(jnp.asarray(leaf)), state)
+
+
+def normalizer_of(config: TrainConfig, data: Dataset) -> augment.Normalizer:
+    """Return the mean and the standard deviation that a run normalizes images by.
+
+    Args:
+      config: of the run.
+      data: that it is trained on.
+
+    Raises:
+      ArgumentError: the config's constants do not fit the images' channels.
+
+    Example:
+      >>> from jaxcnn import load_dataset
+      >>> normalizer_of(TrainConfig(), load_dataset("digits")).mean.shape
+      (8, 8, 1)
+    """
+    return augment.make_normalizer(
+        data.mean, data.std, subtract=config.subtract_mean, divide=config.divide_std
+    )
 
 
 def state_shapes(
@@ -415,9 +427,7 @@ def state_shapes(
     key = jax.eval_shape(jax.random.PRNGKey, 0)
     variables = variable_shapes(model, image)
     params = variables.pop("params")
-    options: dict[str, Any] = {"subtract": config.subtract_mean, "divide": config.divide_std}
-    make = partial(augment.make_normalizer, data.mean, data.std, **options)
-    normalizer = jax.eval_shape(make)
+    normalizer = jax.eval_shape(partial(normalizer_of, config, data))
     trained = trainable_params(params, config.freeze)
     opt_state = init_optimizer(as_transformation(tx), trained, only_shapes=True)
     dtypes = loss_metric_dtypes(model, {"params": params, **variables}, data.train, as_loss(loss))

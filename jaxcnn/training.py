@@ -28,7 +28,6 @@ from jaxcnn.augment import (
     as_augmentation,
     augment_batch,
     augmented_shapes,
-    make_normalizer,
     needs_partner,
     normalize,
 )
@@ -89,6 +88,7 @@ from jaxcnn.state import (
     eval_state,
     fold_in,
     init_state,
+    normalizer_of,
     with_variables,
 )
 from jaxcnn.tensorboard import check_tensorboard
@@ -571,6 +571,19 @@ def _saved(
                 return
 
 
+def _loss_of_guessing(loss: Loss, data: Dataset, state: State) -> float | None:
+    """Return the loss of guessing, as `divergence.reason` takes it.
+
+    For a reconstruction it is that of the output 0: the mean square of the normalized images. It is
+    at least 1, as a network's first outputs are of that size whatever the images are divided by.
+    """
+    if not isinstance(loss, Reconstruction):
+        return guess_loss(loss, data.num_classes)
+    mean, std = state.normalizer
+    squares = np.square(data.std) + np.square(data.mean - np.asarray(mean))
+    return max(1.0, float(np.mean(squares / np.square(np.asarray(std)))))
+
+
 def _is_due(state: State, row: Row) -> bool:
     """Check if a row of `train` is one of the run, and not only that of an interrupt.
 
@@ -597,7 +610,7 @@ def _train_loop(
     batches = paired(train) if is_paired else train
     test = input_pipeline(getattr(data, config.eval_split), strategy)
     step, order = int(state.step), _order_function(config, data)
-    has_diverged, guess = False, guess_loss(loss, data.num_classes)
+    has_diverged, guess = False, _loss_of_guessing(loss, data, state)
     every = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
     if step >= config.num_steps:
         yield state, None
@@ -710,8 +723,7 @@ def check_config(
             f"the {config.eval_split} split is empty; expected at least one image. Write {fix}."
         )
     # Constants of another number of channels are an error.
-    options: dict[str, Any] = {"subtract": config.subtract_mean, "divide": config.divide_std}
-    jax.eval_shape(partial(make_normalizer, data.mean, data.std, **options))
+    jax.eval_shape(partial(normalizer_of, config, data))
     if config.recompute_batch_stats and not config.batch_size <= config.recompute_batch_stats <= n:
         raise ArgumentError(
             f"recompute_batch_stats is {config.recompute_batch_stats}; "
@@ -823,7 +835,9 @@ def check_model(
         not average.
     """
     loss = as_loss(loss)
-    check_normalizer(model, state.normalizer)
+    # The model may read the constants, and the state may be one of shapes.
+    if hasattr(model, "check_normalizer"):
+        check_normalizer(model, normalizer_of(config, data))
     is_classifier, num_classes = has_class_labels(loss), data.num_classes
     count = getattr(model, "num_classes", num_classes)
     if is_classifier and count != num_classes:

@@ -322,12 +322,14 @@ def test_a_row_of_too_many_answers_is_refused_until_the_advice_is_followed(
 
 
 @pytest.mark.quick_compilation
-@pytest.mark.parametrize("classes", [(), ("good",)])
-def test_images_without_classes_are_reconstructed(data, classes, tmp_path):
-    """Targets of 0, as the message about labels of None has them; one class name sets no limit to the loss."""
+@pytest.mark.parametrize(
+    ("classes", "divide_std"), [((), False), (("good",), True), ((), (1 / 255,))]
+)
+def test_images_without_classes_are_reconstructed(data, classes, divide_std, tmp_path):
+    """Targets of 0, as the message about labels of None has them. No first loss is a divergence, of images in 0..255 either."""
     parts = [(split.images[:32], np.zeros(32, np.float32)) for split in (data.train, data.test)]
     unlabeled = jc.dataset(parts[0], parts[1])._replace(classes=classes)
-    train = jc.TrainConfig(num_steps=4, batch_size=8, eval_every=2)
+    train = jc.TrainConfig(num_steps=4, batch_size=8, eval_every=2, divide_std=divide_std)
     config = jc.ExperimentConfig(
         unlabeled.name, "autoencoder", loss="reconstruction", train=train,
         optimizer=jc.OptimizerConfig("adam", 0.01, milestones=()),

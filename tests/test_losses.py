@@ -1008,3 +1008,15 @@ def test_the_classes_of_masks_are_checked_for_an_own_loss_too():
     check_class_numbers(focal, split, enough)
     with pytest.raises(jc.ArgumentError, match="class 3 of the split labels"):
         check_class_numbers(focal, split, few)
+
+
+def test_binary_labels_of_any_axes_are_in_0_to_1():
+    check = BinaryCrossEntropy().check_labels
+    labels = np.zeros((4, 3, 2), np.float32)
+    for good in (labels, labels + 0.5, labels.astype(bool), labels[..., 0]):
+        check(good, None, "train")
+    for bad in (-1, 255, np.nan):
+        labels[2, 1, 0] = bad
+        for part in (labels, labels[..., 0], labels[:, 1]):
+            with pytest.raises(jc.ArgumentError, match=rf"^train labels\[2\] have {bad}"):
+                check(part, None, "train")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcnn.arguments import format_value
+from jaxcnn.arguments import format_value, is_integer
 from jaxcnn.data.checking import look_like_classes, verify_dataset
 from jaxcnn.data.types import DataError, Dataset, channel_statistics, printable
 
@@ -47,7 +47,7 @@ def hold_out(data: Dataset, n: int, seed: int) -> Dataset:
     """
     verify_dataset(data)
     total = len(data.train.images)
-    if not _is_integer(n) or not 0 <= n < total:
+    if not is_integer(n) or not 0 <= n < total:
         raise DataError(
             f"cannot hold out {format_value(n)} images; expected an integer in 0..{total - 1}, "
             "fewer than are in train"
@@ -95,7 +95,7 @@ def subset(data: Dataset, n: int, seed: int) -> Dataset:
     """
     verify_dataset(data)
     labels, total = data.train.labels, len(data.train.images)
-    if not _is_integer(n) or not 1 <= n <= total:
+    if not is_integer(n) or not 1 <= n <= total:
         raise DataError(
             f"cannot keep {format_value(n)} training images; expected an integer in 1..{total}, "
             "the images there are"
@@ -129,12 +129,8 @@ def _with_train(data: Dataset, indices: np.ndarray) -> Dataset:
     return data._replace(train=train, mean=mean, std=std)
 
 
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-
-
 def _check_seed(seed: Any) -> None:
-    if not _is_integer(seed) or seed < 0:
+    if not is_integer(seed) or seed < 0:
         raise DataError(f"seed is {format_value(seed)}; expected an integer >= 0: write seed=0")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxcnn.arguments import check_integer
+from jaxcnn.arguments import check_integer, is_integer
 from jaxcnn.config import ArgumentError, check_choice, format_value
 from jaxcnn.models.autoencoder import UPSAMPLINGS
 from jaxcnn.models.convnet import POOLINGS, ConvNet
@@ -26,10 +26,7 @@ def _integer(minimum: int) -> Callable[[str, Any], int]:
 
 def _units(option: str, value: Any) -> tuple[int, ...]:
     is_list = isinstance(value, (list, tuple))
-    integers = int, np.integer
-    if not is_list or any(
-        not isinstance(units, integers) or isinstance(units, bool) or units < 1 for units in value
-    ):
+    if not is_list or not all(is_integer(units) and units >= 1 for units in value):
         raise ArgumentError(
             f"{option} is {format_value(value)}; expected a list of whole numbers of at least 1: "
             "write [64, 64]"

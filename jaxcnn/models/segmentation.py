@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxcnn.arguments import is_integer
 from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.models.initializers import initializer
 from jaxcnn.models.layers import conv, max_pool, resize_bilinear, stage
@@ -72,7 +72,7 @@ def check_output_stride(value: Any) -> int:
       Traceback (most recent call last):
       jaxcnn.arguments.ArgumentError: output_stride is 12; expected 1, 2, 4, 8, 16 or 32: ...
     """
-    if not _is_integer(value) or value not in (1, 2, 4, 8, 16, 32):
+    if not is_integer(value) or value not in (1, 2, 4, 8, 16, 32):
         raise ArgumentError(
             f"output_stride is {format_value(value)}; expected 1, 2, 4, 8, 16 or 32: write "
             "output_stride=8"
@@ -96,17 +96,13 @@ def check_sizes(name: str, value: Any, example: str) -> tuple[int, ...]:
       (1, 2)
     """
     is_list = isinstance(value, (list, tuple))
-    is_right = is_list and all(_is_integer(number) and number > 0 for number in value)
+    is_right = is_list and all(is_integer(number) and number > 0 for number in value)
     if not is_right or not 0 < len(value) == len(set(value)):
         raise ArgumentError(
             f"{name} is {format_value(value)}; expected a list of different whole numbers of at "
             f"least 1: write {example}"
         )
     return tuple(int(number) for number in value)
-
-
-def _is_integer(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 class SegmentationNetwork(nn.Module):

@@ -27,7 +27,14 @@ from jaxcnn.config import ExperimentConfig, verify_config
 from jaxcnn.data import Dataset
 from jaxcnn.losses import Loss
 from jaxcnn.run_log import RunLog, read_metrics
-from jaxcnn.runs.single import build_pieces, run, subset_for, verify_data_of, with_loss
+from jaxcnn.runs.single import (
+    build_pieces,
+    check_functions,
+    run,
+    subset_for,
+    verify_data_of,
+    with_loss,
+)
 from jaxcnn.search import Evaluate
 from jaxcnn.state import state_shapes
 
@@ -105,8 +112,7 @@ def train_until(
       [2, 4, 2]
     """
     verify_config(config, ExperimentConfig)
-    check_callable("should_stop", should_stop, "lambda: False", num_args=0)
-    check_callable("on_step", on_step, "lambda step, row: None", num_args=2)
+    check_functions(should_stop=should_stop, on_step=on_step)
     last, every = config.train.num_steps, config.train.eval_every
     num_steps = check_integer("num_steps", num_steps, 1, last, example=last)
     if num_steps < last and (every is None or num_steps % every):

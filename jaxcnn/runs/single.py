@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxcnn import parallel
 from jaxcnn._util import tree_size
-from jaxcnn.arguments import check_callable, check_integer, check_path
-from jaxcnn.augment import make_normalizer
+from jaxcnn.arguments import check_boolean, check_callable, check_integer, check_path
 from jaxcnn.checkpoint import Checkpoints
 from jaxcnn.config import (
     ArgumentError,
@@ -65,22 +64,30 @@ def check_pieces(
     if is_same and has_known_outputs(model, data, loss) and not config.train.recompute_batch_stats:
         return
     state = state_shapes(model, tx, config.train, data, loss=loss)
-    if hasattr(model, "check_normalizer"):
-        # It reads the constants, and not only their shapes.
-        subtract, divide = config.train.subtract_mean, config.train.divide_std
-        normalizer = make_normalizer(data.mean, data.std, subtract=subtract, divide=divide)
-        state = state._replace(normalizer=normalizer)
     check_model(model, state, data, config.train, strategy, loss)
 
 
-def check_functions(should_stop: Any, measure: Any) -> None:
-    """Check functions that a run calls after its first steps.
+_FUNCTIONS = {
+    "should_stop": ("lambda: False", 0),
+    "measure": ("lambda model, state, data: {'name': 1.0}", 3),
+    "on_step": ("lambda step, row: None", 2),
+    "prepare_state": ("lambda state: state", 1),
+}
+"""Arguments that a run calls -> an example, and the number of its arguments."""
+
+
+def check_functions(**functions: Any) -> None:
+    """Check functions that a run calls after its start.
+
+    Args:
+      functions: by the names of the arguments of `run`.
 
     Raises:
       ArgumentError: one cannot be called with its arguments.
     """
-    check_callable("should_stop", should_stop, "lambda: False", num_args=0)
-    check_callable("measure", measure, "lambda model, state, data: {'name': 1.0}", num_args=3)
+    for name, function in functions.items():
+        example, num_args = _FUNCTIONS[name]
+        check_callable(name, function, example, num_args)
 
 
 def model_and_optimizer(config: ExperimentConfig, num_classes: int) -> tuple[Any, Any]:
@@ -283,9 +290,9 @@ def run(
     """
     strategy = parallel.check_strategy(strategy)
     # Mistakes come before anything is written in the folder.
-    check_functions(should_stop, measure)
-    check_callable("on_step", on_step, "lambda step, row: None", num_args=2)
-    check_callable("prepare_state", prepare_state, "lambda state: state", num_args=1)
+    check_functions(
+        should_stop=should_stop, measure=measure, on_step=on_step, prepare_state=prepare_state
+    )
     verify_config(config, ExperimentConfig)
     config, loss_function = with_loss(config, loss)
     verify_data_of(config, data)
@@ -432,8 +439,7 @@ def load_trained_model(
       ('mlp', [0, 2], '9')
     """
     folder = check_path("folder", folder)
-    if not isinstance(path, bool):
-        raise ArgumentError(f"path is {format_value(path)}; expected True or False.")
+    check_boolean("path", path)
     if not (folder / "config.json").is_file() or not (folder / "checkpoints").is_dir():
         raise ArgumentError(_missing_run_message(folder))
     config = ExperimentConfig.load(folder)

@@ -217,7 +217,7 @@ def sweep(
     """
     strategy = parallel.check_strategy(strategy)
     check_tensorboard(tensorboard)
-    check_functions(should_stop, measure)
+    check_functions(should_stop=should_stop, measure=measure)
     out = check_path("out", out, example="'runs/my-study'")
     if not check_mapping("runs", runs, "{'a': config}"):
         raise ArgumentError(
