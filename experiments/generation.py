@@ -53,7 +53,7 @@ from jaxcnn.data import channel_statistics
 from jaxcnn.interpret.activations import stage_outputs
 from jaxcnn.models.dcgan import DCGAN, PIXEL_RANGE, NonSaturatingLoss, generate
 from jaxcnn.state import State, init_state
-from jaxcnn.training import check_config
+from jaxcnn.training_checks import check_config
 
 SAMPLERS = {
     "frechet": "DCGAN",

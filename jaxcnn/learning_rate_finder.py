@@ -26,14 +26,8 @@ from jaxcnn.losses import CrossEntropy, Loss, as_loss, guess_loss
 from jaxcnn.models.calling import verify_model
 from jaxcnn.optim import create_optimizer
 from jaxcnn.state import init_state
-from jaxcnn.training import (
-    check_augment,
-    check_config,
-    check_model,
-    epoch_order,
-    make_train_step,
-    step_kwargs,
-)
+from jaxcnn.training import epoch_order, make_train_step, step_kwargs
+from jaxcnn.training_checks import check_augment, check_config, check_model
 
 DIVERGENCE_FACTOR = 4.0
 """Ratio of a diverged loss to that of the first steps."""

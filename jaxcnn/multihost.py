@@ -94,7 +94,7 @@ def initialize(
     except (ValueError, RuntimeError) as error:
         raise ArgumentError(
             f"this process cannot join a job: {to_one_line(error)}; "
-            "write --coordinator HOST:PORT --num-processes N --process-id 0 (to N - 1)"
+            "write coordinator='HOST:PORT' and num_processes=2 and process_id=0 (or 1)"
         ) from None
     finally:
         timer.cancel()
@@ -117,17 +117,17 @@ def _check(coordinator, num_processes, process_id):
         if value is None:
             examples = {"coordinator": "10.0.0.1:9876", "num_processes": 2, "process_id": 0}
             raise ArgumentError(
-                f"{name} is not given, but the job has several hosts: write --{_flag(name)} "
-                f"{examples[name]}"
+                f"{name} is not given, but the job has several hosts: "
+                f"write {name}={examples[name]!r}"
             )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ArgumentError(
-            f"coordinator is {coordinator!r}; expected HOST:PORT: write --coordinator 10.0.0.1:9876"
+            f"coordinator is {coordinator!r}; expected HOST:PORT: write coordinator='10.0.0.1:9876'"
         )
     if num_processes < 1:
         raise ArgumentError(
-            f"num_processes is {num_processes}; expected at least 1: write --num-processes 2"
+            f"num_processes is {num_processes}; expected at least 1: write num_processes=2"
         )
     if not 0 <= process_id < num_processes:
         raise ArgumentError(
@@ -147,10 +147,6 @@ def _check_port(port):
             raise ArgumentError(
                 f"coordinator's port {port} cannot be had: {error.strerror}; write another one"
             ) from None
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
 
 
 def _abort_connection(arguments):

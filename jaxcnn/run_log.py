@@ -636,7 +636,7 @@ def record_errors(folder: str | Path) -> Iterator[None]:
             f"{folder} holds records that cannot be used: "
             f"{type(error).__name__} {to_one_line(error, 300)}; "
             "expected those that this command writes. "
-            "Delete the folder of the damaged run, or write another --out"
+            "Delete the folder of the damaged run, or write another run_dir (--out)"
         ) from error
 
 
@@ -681,7 +681,7 @@ def _create_folder(folder: Path):
             pass
     except OSError as error:
         raise ArgumentError(
-            f"cannot write in {folder}: {error.strerror}; write --out with a folder of yours"
+            f"cannot write in {folder}: {error.strerror}; write a run_dir (--out) of yours"
         ) from None
 
 

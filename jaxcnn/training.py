@@ -7,12 +7,13 @@ every evaluation.
 from __future__ import annotations
 
 import contextlib
+import enum
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -27,55 +28,39 @@ from jaxcnn.augment import (
     Augmentation,
     as_augmentation,
     augment_batch,
-    augmented_shapes,
     needs_partner,
     normalize,
 )
 from jaxcnn.augment import augment as augment_image
 from jaxcnn.config import ArgumentError, AugmentConfig, TrainConfig, check_freeze, verify_config
-from jaxcnn.data import Dataset, Split, verify_dataset
-from jaxcnn.data.types import label_arrays, place_names
+from jaxcnn.data import Dataset, Split
 from jaxcnn.evaluation import (
-    check_norms,
-    is_library_model,
     make_eval_step,
     recompute_batch_stats,
     resolve_batch_size,
     with_axis_name,
 )
-from jaxcnn.input_pipeline import Paired, gather_batch, input_pipeline, paired
+from jaxcnn.input_pipeline import InputPipeline, Paired, gather_batch, input_pipeline, paired
 from jaxcnn.losses import (
     Batch,
     Loss,
     Reconstruction,
-    are_soft,
     as_loss,
-    check_all_labels,
-    check_class_numbers,
     compute_loss,
     guess_loss,
-    has_class_labels,
-    is_library_loss,
 )
-from jaxcnn.models import IMAGE_NETWORKS, Autoencoder
 from jaxcnn.models.calling import (
-    batch_shapes,
     call,
-    check_normalizer,
-    check_once,
-    check_outputs,
     sown_values,
     verify_model,
 )
-from jaxcnn.models.norm import batch_moments, frozen_batch_norm, non_batch_norm_statistic
+from jaxcnn.models.norm import frozen_batch_norm
 from jaxcnn.optim import (
     as_transformation,
-    config_of,
     current_learning_rate,
-    in_stage,
     trainable_params,
 )
-from jaxcnn.optim.transforms import check_update, update_optimizer
+from jaxcnn.optim.transforms import in_any_stage, update_optimizer
 from jaxcnn.progress import TrainProgress, should_show
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
@@ -88,10 +73,16 @@ from jaxcnn.state import (
     eval_state,
     fold_in,
     init_state,
-    normalizer_of,
     with_variables,
 )
 from jaxcnn.tensorboard import check_tensorboard
+from jaxcnn.training_checks import (
+    check_augment,
+    check_config,
+    check_model,
+    check_optimizer,
+    check_warmup,
+)
 
 Row = dict[str, Any]
 AUX = 0.3
@@ -175,7 +166,7 @@ def make_train_step(
     averaged_gradient.defvjp(lambda params: (params, None), lambda _, grads: (average(grads),))
     shared = averaged_gradient if axis_name else (lambda params: params)
 
-    is_frozen = partial(_is_in_any, freeze)
+    is_frozen = partial(in_any_stage, stages=freeze)
 
     def with_frozen(trained: Any, params: Any) -> Any:
         return {**params, **trained} if freeze else trained
@@ -494,8 +485,8 @@ def train(
     if variables is not None:
         state = with_variables(state, variables)
     check_model(model, state, data, config, strategy, loss, augment)
-    _check_warmup(tx, state)
-    _check_optimizer(tx, state, config, strategy)
+    check_warmup(tx, state)
+    check_optimizer(tx, state, config, strategy)
     run_facts = provenance.run_facts(
         model, tx, config, data, state.params, state.opt_state, loss=loss, augment=augment
     )
@@ -534,9 +525,14 @@ def train(
         options = tuple((step_kwargs(config, augment) | {"loss": loss}).items())
         run = _trainer(model, update_only, options, strategy, rewrite)
         save = (lambda state: None) if records is None else records.save
-        pieces = (model, run, state, data, config, strategy, loss)
         loop = _train_loop(
-            *pieces, should_stop, run_facts, save, is_shown, is_paired=needs_partner(augment)
+            _Pieces(model, data, config, strategy, loss, augment),
+            run,
+            state,
+            run_facts=run_facts,
+            save=save,
+            should_stop=should_stop,
+            is_shown=is_shown,
         )
         return loop if records is None else _saved(loop, records, config, stack.pop_all())
 
@@ -592,424 +588,178 @@ def _is_due(state: State, row: Row) -> bool:
     return "interrupted" not in row or not int(state.metrics.num_examples)
 
 
+class _Pieces(NamedTuple):
+    """What a run is made of, besides its state."""
+
+    model: nn.Module
+    data: Dataset
+    config: TrainConfig
+    strategy: parallel.Strategy
+    loss: Loss
+    augment: Augmentation | None
+
+
+class _End(enum.Enum):
+    """Why steps ended."""
+
+    ROW_IS_DUE = enum.auto()  # also early, for a run that has diverged
+    STOPPED = enum.auto()  # by `should_stop`
+    INTERRUPTED = enum.auto()  # by Ctrl-C in a notebook
+
+
 def _train_loop(
-    model,
-    run,
-    state,
-    data,
-    config,
-    strategy,
-    loss,
-    should_stop,
-    run_facts,
-    save,
-    is_shown,
-    is_paired,
+    pieces: _Pieces,
+    run: Callable[[State, Any, Any], State],
+    state: State,
+    *,
+    run_facts: Mapping[str, Any],
+    save: Callable[[State], None],
+    should_stop: Callable[[int], Any] | None,
+    is_shown: bool,
 ) -> Iterator[tuple[State, Row | None]]:
-    placed, train = strategy.replicate(state), input_pipeline(data.train, strategy)
-    batches = paired(train) if is_paired else train
-    test = input_pipeline(getattr(data, config.eval_split), strategy)
-    step, order = int(state.step), _order_function(config, data)
-    has_diverged, guess = False, _loss_of_guessing(loss, data, state)
-    every = config.eval_every or math.ceil(len(data.train.images) / config.batch_size)
-    if step >= config.num_steps:
+    """Take the steps of a run, and yield its states and rows.
+
+    Args:
+      pieces: of the run.
+      run: the compiled steps of a chunk of batches.
+      state: on the host, at the first step.
+      run_facts: see `provenance.cache_run_facts`.
+      save: called with the state of an interrupt before it is evaluated, which a second interrupt
+        may end.
+      should_stop: as in `train`.
+      is_shown: show the progress.
+    """
+    config, strategy = pieces.config, pieces.strategy
+    if state.step >= config.num_steps:
         yield state, None
         return
-    with TrainProgress(step, config.num_steps, quiet=not is_shown) as progress:
-        while step < config.num_steps:
-            start_time, first = time.perf_counter(), step
-            due = min(config.num_steps, (step // every + 1) * every)
+    train = input_pipeline(pieces.data.train, strategy)
+    guess = _loss_of_guessing(pieces.loss, pieces.data, state)
+    with TrainProgress(int(state.step), config.num_steps, quiet=not is_shown) as progress:
+        take_steps = _steps_function(pieces, run, train, guess, should_stop, progress)
+        make_row = _row_function(pieces, train)
+        placed, has_diverged = strategy.replicate(state), False
+        while state.step < config.num_steps:
+            first, start_time = int(state.step), time.perf_counter()
             with interactive_interrupt() as is_interrupted:
-                has_stopped = is_complete = False
-                for chunk in batches.chunks(order(state.rng, step, due)):
-                    placed = run(placed, batches.split, chunk)
-                    step += len(jax.tree.leaves(chunk)[0])
-                    progress.advance(step)
-                    has_stopped = should_stop is not None and should_stop(step) and step < due
-                    is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
-                    # The row of a divergence is due now. There is one such row, then the usual
-                    # ones.
-                    is_complete = step == due or (
-                        not has_diverged
-                        and is_checked
-                        and divergence.find_divergence(placed, strategy, guess) is not None
-                    )
-                    if has_stopped or is_complete or is_interrupted():
-                        break
+                placed, end = take_steps(placed, state, not has_diverged, is_interrupted)
                 state = strategy.fetch(placed)
                 progress.wait()
-                seconds, row = time.perf_counter() - start_time, None
-                # Saved before it is evaluated, which a second interrupt may end.
-                if not has_stopped and not is_complete:
+                seconds = time.perf_counter() - start_time
+                if end is _End.INTERRUPTED:
                     save(state)
-                if not has_stopped:
-                    row = _metrics_row(
-                        model, placed, state, train, test, data, config, strategy, loss
-                    )
+                row = make_row(placed, state) if end is not _End.STOPPED else None
             progress.pause()
             if row is None:
                 yield state, None
                 return
-            if is_complete:
+            if end is _End.ROW_IS_DUE:
                 reason = divergence.reason(row, guess)
                 reason = reason or divergence.nonfinite_parameter(state.params)
-                has_diverged, row = (
-                    reason is not None,
-                    row | ({"diverged": reason} if reason else {}),
-                )
+                has_diverged = reason is not None
+                row |= {"diverged": reason} if reason else {}
+                # The sums of the next row start at 0.
                 state = state._replace(metrics=jax.tree.map(np.zeros_like, state.metrics))
                 placed = placed._replace(metrics=strategy.replicate(state.metrics))
-            row |= {
-                "seconds": time.perf_counter() - start_time,
-                "images_per_second": config.batch_size * (step - first) / seconds,
-            }
-            is_last = is_interrupted() and step < config.num_steps
-            row |= {"interrupted": True} if is_last else {}
-            provenance.cache_run_facts(
-                row, run_facts | {"is_due": is_complete} if is_last else run_facts
-            )
+            row["seconds"] = time.perf_counter() - start_time
+            row["images_per_second"] = config.batch_size * (int(state.step) - first) / seconds
+            facts = dict(run_facts)
+            # An interrupt may also come during the evaluation of a row that is due.
+            is_last = is_interrupted() and state.step < config.num_steps
+            if is_last:
+                row["interrupted"] = True
+                facts["is_due"] = end is _End.ROW_IS_DUE
+            provenance.cache_run_facts(row, facts)
             yield state, row
             if is_last:
                 return
 
 
-def check_config(
-    config: TrainConfig,
-    data: Dataset,
-    strategy: parallel.Strategy,
-    loss: str | Loss = "cross-entropy",
-) -> None:
-    """Check that `config` can be trained on `data` with `strategy` and `loss`.
+def _steps_function(
+    pieces: _Pieces,
+    run: Callable[[State, Any, Any], State],
+    train: InputPipeline,
+    guess: float | None,
+    should_stop: Callable[[int], Any] | None,
+    progress: TrainProgress,
+) -> Callable[[State, State, bool, Callable[[], bool]], tuple[State, _End]]:
+    """Return a function that takes steps until a row is due, or the run is stopped.
 
-    Nothing is compiled.
-
-    Raises:
-      ArgumentError: the config does not fit the data or the devices.
-      DataError: the data are invalid.
+    Its arguments are the state on the devices, the same on the host, whether divergence makes a row
+    due at once, and a function that checks if Ctrl-C has come.
     """
-    loss = as_loss(loss)
-    verify_dataset(data, are_classes=has_class_labels(loss))
-    n = len(data.train.images)
-    strategy.check(config.batch_size)
-    if config.batch_size > n:
-        count = len(strategy.devices)
-        fitting = min(128, n) // count * count
-        raise ArgumentError(
-            f"batch_size is {config.batch_size}, more than the {n} training images; "
-            + (f"write batch_size={fitting}" if fitting else f"use {n} devices at most")
-        )
-    _check_masks(config, data, loss)
-    if isinstance(loss, Reconstruction):
-        _check_count(config, data, data.train.images.shape)
-    elif has_class_labels(loss):
-        labels = data.train.labels
-        _check_count(config, data, labels.shape[:1] if are_soft(labels) else labels.shape)
-    weights = getattr(loss, "class_weights", None)
-    if weights is not None and is_library_loss(loss) and len(weights) != data.num_classes:
-        raise ArgumentError(
-            f"class_weights has {len(weights)} numbers and the data {data.num_classes} classes; "
-            "expected one for each class"
-        )
-    if config.order == "sorted" and not _have_one_class_each(data.train.labels):
-        raise ArgumentError(
-            "order is 'sorted', but the labels are not a class for each image; "
-            "write order='shuffled'"
-        )
-    if not len(getattr(data, config.eval_split).images):
-        others = [name for name in ("validation", "test") if len(getattr(data, name).images)]
-        fix = f"eval_split={others[0]!r}" if others else "data = jaxcnn.hold_out(data, n, seed=0)"
-        fix += "" if others else " and eval_split='validation'"
-        raise ArgumentError(
-            f"the {config.eval_split} split is empty; expected at least one image. Write {fix}."
-        )
-    # Constants of another number of channels are an error.
-    jax.eval_shape(partial(normalizer_of, config, data))
-    if config.recompute_batch_stats and not config.batch_size <= config.recompute_batch_stats <= n:
-        raise ArgumentError(
-            f"recompute_batch_stats is {config.recompute_batch_stats}; "
-            f"expected {config.batch_size} (one batch) to {n} images, or 0"
-        )
-    if config.divide_std is True and not data.std.all():
-        raise ArgumentError(
-            "divide_std is True, but a channel of the training images never changes; "
-            "write divide_std=False"
-        )
+    config, strategy = pieces.config, pieces.strategy
+    batches = paired(train) if needs_partner(pieces.augment) else train
+    order = _order_function(config, pieces.data)
+    every = config.eval_every or math.ceil(len(pieces.data.train.images) / config.batch_size)
+
+    def take_steps(placed, state, ends_if_diverged, is_interrupted):
+        step = int(state.step)
+        due = min(config.num_steps, (step // every + 1) * every)
+        for chunk in batches.chunks(order(state.rng, step, due)):
+            placed = run(placed, batches.split, chunk)
+            step += len(jax.tree.leaves(chunk)[0])
+            progress.advance(step)
+            if should_stop is not None and should_stop(step) and step < due:
+                return placed, _End.STOPPED
+            if step == due:
+                break
+            is_checked = strategy.scans or step % divergence.CHECK_EVERY == 0
+            if (
+                ends_if_diverged
+                and is_checked
+                and divergence.find_divergence(placed, strategy, guess) is not None
+            ):
+                break
+            if is_interrupted():
+                return placed, _End.INTERRUPTED
+        return placed, _End.ROW_IS_DUE
+
+    return take_steps
 
 
-def check_augment(
-    augment: Any, config: TrainConfig, data: Dataset, loss: str | Loss = "cross-entropy"
-) -> None:
-    """Check that an augmentation can take the place of the config's.
-
-    Its result for an example of the data is traced. Nothing is compiled.
-
-    Raises:
-      ArgumentError: it is no function of an example, changes a shape or a dtype, or the config has
-        an augmentation of its own.
-    """
-    if augment is None:
-        return
-    if isinstance(augment, AugmentConfig):
-        raise ArgumentError(
-            "augment is an AugmentConfig; expected a function, or None. Write "
-            "augment=jaxcnn.augment.from_config(...), or jaxcnn.override(config, augment=...)."
-        )
-    as_augmentation(augment)
-    if config.augment != AugmentConfig():
-        raise ArgumentError(
-            f"augment is a function, and the config has {config.augment}; expected one of them. "
-            "Write augment=jaxcnn.augment.chain(jaxcnn.augment.from_config(config.augment), "
-            "function), and leave augment out of the config."
-        )
-    if needs_partner(augment) and config.batch_size < 2:
-        raise ArgumentError(
-            "batch_size is 1, and augment mixes the examples of a batch; expected at least 2. "
-            "Write batch_size=128."
-        )
-    _, targets = augmented_shapes(augment, data.train, config.batch_size)
-    labels = data.train.labels
-    if not has_class_labels(as_loss(loss)) or not are_soft(targets):
-        return
-    num_outputs = targets.shape[-1]
-    if targets.ndim != labels.ndim + (not are_soft(labels)) or num_outputs != data.num_classes:
-        raise ArgumentError(
-            f"augment returns shares of {num_outputs} classes, and the data has "
-            f"{data.num_classes}; expected as many. Write num_classes=data.num_classes."
-        )
-
-
-def _have_one_class_each(labels: Any) -> bool:
-    return isinstance(labels, np.ndarray) and labels.ndim == 1 and labels.dtype.kind in "iu"
-
-
-def _check_warmup(tx: Any, state: State) -> None:
-    """Check that a warm-up by the training error has one.
-
-    Raises:
-      ArgumentError: it has none.
-    """
-    made_from = config_of(tx)
-    is_waiting = made_from is not None and made_from[0].warmup_lr is not None
-    if is_waiting and "error" not in state.metrics.sums:
-        raise ArgumentError(
-            "warmup_lr waits for the training error, which the loss does not count; expected a "
-            "bool metric 'error'. Write warmup_lr=None."
-        )
-
-
-def _check_optimizer(
-    tx: optax.GradientTransformationExtraArgs,
-    state: State,
-    config: TrainConfig,
-    strategy: parallel.Strategy,
-) -> None:
-    """Check that an optimizer of the user's own works, before anything is compiled.
-
-    Raises:
-      ArgumentError: its update fails, or what it returns does not fit.
-    """
-    if config_of(tx) is not None:
-        return
-    params = trainable_params(state.params, config.freeze)
-    key = ("update", tx.update, config.freeze, strategy.axis_name)
-    check = partial(check_update, tx, state.opt_state, params, strategy.axis_name)
-    check_once(key, (state.opt_state, params), check)
-
-
-def check_model(
-    model: nn.Module,
-    state: State,
-    data: Dataset,
-    config: TrainConfig,
-    strategy: parallel.Strategy,
-    loss: str | Loss = "cross-entropy",
-    augment: Augmentation | None = None,
-) -> None:
-    """Check that the outputs of `model` fit the data and the loss.
-
-    Training and test mode are both checked. Nothing is compiled.
-
-    Raises:
-      ArgumentError: they do not, the model refuses the normalization, `config.freeze` freezes
-        statistics that are not of a BN, or under pmap there are such statistics that the model does
-        not average.
-    """
-    loss = as_loss(loss)
-    # The model may read the constants, and the state may be one of shapes.
-    if hasattr(model, "check_normalizer"):
-        check_normalizer(model, normalizer_of(config, data))
-    is_classifier, num_classes = has_class_labels(loss), data.num_classes
-    count = getattr(model, "num_classes", num_classes)
-    if is_classifier and count != num_classes:
-        raise ArgumentError(
-            f"the model gives {count} output{'s' * (count != 1)} and the data has {num_classes} "
-            f"classes; expected as many. Build the model with {num_classes} outputs."
-        )
-    if config.recompute_batch_stats:
-        check_norms(model, state, (config.batch_size, *data.train.images.shape[1:]))
-    if has_known_outputs(model, data, loss):
-        return
-    variables = {"params": state.params, **state.model_state}
-    frozen, is_frozen = config.freeze, partial(_is_in_any, config.freeze)
-    local_batch = config.batch_size // (len(strategy.devices) if strategy.axis_name else 1)
-
-    def trace() -> tuple[str | None, str | None, tuple[int, ...], Any]:
-        norms, frozen_norms, losses, outputs = set(), set(), None, None
-        # The batch of test mode is a size that is not the number of classes.
-        for train, n, axis in (
-            (False, 97 + (num_classes == 97), None),
-            (True, local_batch, strategy.axis_name),
-        ):
-            images, labels = batch_shapes(data.train, n)
-            if train and augment is not None:
-                images, labels = augmented_shapes(augment, data.train, n)
-            with frozen_batch_norm(is_frozen, frozen_norms), batch_moments(norms):
-                network = with_axis_name(model, axis)
-                outputs, losses, _ = check_outputs(
-                    network,
-                    variables,
-                    images,
-                    labels,
-                    loss,
-                    num_classes,
-                    train=train,
-                    axis_name=axis,
-                )
-        frozen_statistic = non_batch_norm_statistic(state.model_state, frozen_norms, is_frozen)
-        statistic = non_batch_norm_statistic(state.model_state, norms, lambda _: True)
-        return frozen_statistic, statistic, np.shape(losses), outputs
-
-    shapes = batch_shapes(data.train, 1)
-    key = ("fit", model, frozen, local_batch, shapes, loss, num_classes, strategy.axis_name)
-    key += () if augment is None else (augment,)
-    frozen_statistic, statistic, losses_shape, outputs = check_once(key, variables, trace)
-    _check_count(config, data, losses_shape)
-    for name in ("train", config.eval_split):
-        check_all_labels(loss, getattr(data, name).labels, outputs, name)
-        # An augmentation may give the training images other labels.
-        if augment is None or name != "train":
-            check_class_numbers(loss, getattr(data, name), outputs, name)
-    if statistic and strategy.axis_name and not hasattr(model, "axis_name"):
-        raise ArgumentError(
-            f"{type(model).__name__} has no field `axis_name`, and {statistic} is not of a "
-            "BatchNorm, so under pmap it would be of one device's share only; add the field and "
-            "average over that axis, or write strategy=jaxcnn.strategy('jit')"
-        )
-    if frozen_statistic:
-        raise ArgumentError(
-            f"freeze has {', '.join(frozen)}, but {frozen_statistic} is not of a BatchNorm, "
-            "and would keep moving; expected flax.linen.BatchNorm or a subclass there. "
-            "Leave the stage out of freeze."
-        )
-
-
-def _is_in_any(stages: tuple[str, ...], name: str) -> bool:
-    return any(in_stage(name, stage) for stage in stages)
-
-
-def has_known_outputs(model: nn.Module, data: Dataset, loss: Loss) -> bool:
-    """Check if the outputs of a library model are known to fit the data and the loss.
-
-    The library's models are tested to return what their fields say, and tracing takes seconds. What
-    remains is an answer for each image where the data has one for each pixel, or vice versa.
-
-    Args:
-      model: of the library or of the user.
-      data: images and labels.
-      loss: function of outputs and batch.
-    """
-    if not is_library_model(model) or getattr(loss, "class_weights", None) is not None:
-        return False
-    if isinstance(loss, Reconstruction):
-        return isinstance(model, Autoencoder)
-    if not has_class_labels(loss):
-        return False
-    has_masks = data.train.labels.ndim > 1 and not are_soft(data.train.labels)
-    return isinstance(model, IMAGE_NETWORKS) == has_masks
-
-
-def _check_masks(config, data, loss) -> None:
-    """Check that images whose labels are pixels or places are not moved.
-
-    Changes of an image would have to be those of its mask or its boxes.
-    """
-    images, labels = data.train
-    has_masks = not isinstance(loss, Reconstruction) and any(
-        array.shape[:3] == images.shape[:3] for _, array in label_arrays(labels)
-    )
-    places = place_names(labels)
-    augment = config.augment
-    moves = augment.padding or augment.flip or augment.crop != "pad"
-    if moves and (has_masks or places):
-        kind = f"have {places[0]}" if places else "are masks"
-        raise ArgumentError(
-            f"labels {kind}, which augmentation would leave where they are; "
-            "write padding=0 and flip=False, or augment= a function that moves both"
-        )
-
-
-def _check_count(config, data, losses: tuple[int, ...]) -> None:
-    """Check that the number of losses in a row fits into int32.
-
-    Args:
-      config: of the run.
-      data: images and labels.
-      losses: shape [b, ...] of the losses of b images.
-    """
-    per_image, name = math.prod(losses[1:]), config.eval_split
-    # So many images fit.
-    limit = (2**31 - 1) // max(per_image, 1)
-    num_train, num_eval = len(data.train.images), len(getattr(data, name).images)
-    batches = config.eval_every or math.ceil(num_train / config.batch_size)
-    if num_eval > limit:
-        count, fix = num_eval, f"data = data._replace({name}=data.{name}.take(slice({limit})))"
-    elif config.train_metrics == "clean" and num_train > limit:
-        count, fix = num_train, "train_metrics='running'"
-    elif batches * config.batch_size > limit:
-        count, every = batches * config.batch_size, limit // config.batch_size
-        fix = f"eval_every={every}" if every else f"batch_size={limit}, or smaller images"
-    else:
-        return
-    raise ArgumentError(
-        f"a row would count {per_image} answers for each of {count} images; expected less than "
-        f"2^31 in all. Write {fix}."
-    )
-
-
-def _metrics_row(model, placed, state, train, test, data, config, strategy, loss) -> Row:
-    dtypes = tuple((name, str(value.dtype)) for name, value in sorted(state.metrics.sums.items()))
-
-    def measure(placed, pipeline, split):
-        rewrite = strategy.should_rewrite_for_cpu(split.images.size)
-        count = make_eval_step(model, strategy, loss, dtypes, rewrite)
-        batch_size = resolve_batch_size(split.images, None, model, state)
-        return count(placed, pipeline, len(split.images), batch_size)
-
+def _row_function(pieces: _Pieces, train: InputPipeline) -> Callable[[State, State], Row]:
+    """Return a function of the state on the devices and on the host that evaluates a row."""
+    model, data, config, strategy, loss, _ = pieces
     eval_split = getattr(data, config.eval_split)
-    evaluated = eval_state(state)
-    if evaluated is not state:
-        placed = strategy.replicate(evaluated)
-    is_clean = config.train_metrics == "clean"
-    train_metrics = measure(placed, train, data.train) if is_clean else state.metrics
-    eval_metrics = measure(placed, test, eval_split)
-    row = {
-        "step": int(state.step),
-        "rate": current_learning_rate(state.opt_state),
-        **{f"train_{name}": mean for name, mean in train_metrics.means().items()},
-        **{f"eval_{name}": mean for name, mean in eval_metrics.means().items()},
-        "eval_split": config.eval_split,
-        "grad_norm": state.metrics.mean_grad_norm,
-        "loss_std": state.metrics.loss_std,
-    }
-    if config.recompute_batch_stats:
-        exact = recompute_batch_stats(
-            model,
-            state,
-            data.train,
-            config.recompute_batch_stats,
-            batch_size=config.batch_size,
-            strategy=strategy,
-        )
-        exact_metrics = measure(strategy.replicate(exact), test, eval_split)
-        row |= {f"precise_eval_{name}": mean for name, mean in exact_metrics.means().items()}
-    return row
+    evaluation = input_pipeline(eval_split, strategy)
+
+    def make_row(placed: State, state: State) -> Row:
+        sums = sorted(state.metrics.sums.items())
+        dtypes = tuple((name, str(value.dtype)) for name, value in sums)
+
+        def measure(placed, pipeline, split):
+            rewrite = strategy.should_rewrite_for_cpu(split.images.size)
+            count = make_eval_step(model, strategy, loss, dtypes, rewrite)
+            batch_size = resolve_batch_size(split.images, None, model, state)
+            return count(placed, pipeline, len(split.images), batch_size)
+
+        evaluated = eval_state(state)
+        if evaluated is not state:
+            placed = strategy.replicate(evaluated)
+        is_clean = config.train_metrics == "clean"
+        train_metrics = measure(placed, train, data.train) if is_clean else state.metrics
+        eval_metrics = measure(placed, evaluation, eval_split)
+        row = {
+            "step": int(state.step),
+            "rate": current_learning_rate(state.opt_state),
+            **{f"train_{name}": mean for name, mean in train_metrics.means().items()},
+            **{f"eval_{name}": mean for name, mean in eval_metrics.means().items()},
+            "eval_split": config.eval_split,
+            "grad_norm": state.metrics.mean_grad_norm,
+            "loss_std": state.metrics.loss_std,
+        }
+        if config.recompute_batch_stats:
+            exact = recompute_batch_stats(
+                model,
+                state,
+                data.train,
+                config.recompute_batch_stats,
+                batch_size=config.batch_size,
+                strategy=strategy,
+            )
+            exact_metrics = measure(strategy.replicate(exact), evaluation, eval_split)
+            row |= {f"precise_eval_{name}": mean for name, mean in exact_metrics.means().items()}
+        return row
+
+    return make_row

@@ -23,7 +23,8 @@ from jaxcnn.input_pipeline import input_pipeline, prefetch, read_ahead
 from jaxcnn.losses import Batch, Reconstruction
 from jaxcnn.runs import model_and_optimizer, run
 from jaxcnn.state import init_state
-from jaxcnn.training import _check_count, epoch_order
+from jaxcnn.training import epoch_order
+from jaxcnn.training_checks import _check_count
 
 CONFIG = jc.override(
     jc.ExperimentConfig(),

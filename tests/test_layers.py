@@ -20,7 +20,7 @@ LAYER = {
     "models": 3, "input_pipeline": 3, "divergence": 3, "checkpoint": 3, "shutdown": 3,
     "state": 4, "provenance": 4,
     "evaluation": 5, "weights": 5, "run_log": 5, "resume": 5,
-    "records": 6, "tables": 6, "cli": 6, "search": 6,
+    "records": 6, "tables": 6, "cli": 6, "search": 6, "training_checks": 6,
     "training": 7, "classifier": 7,
     "runs": 8, "interpret": 8, "learning_rate_finder": 8, "loss_landscape": 8,
 }  # fmt: skip

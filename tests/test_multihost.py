@@ -240,9 +240,9 @@ def test_a_process_that_finds_no_other_ends_with_one_line():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (("10.0.0.1:9876", None, 0), "num_processes is not given.*write --num-processes 2"),
-        (("10.0.0.1:9876", 2, None), "process_id is not given.*write --process-id 0"),
-        ((None, 2, 0), "coordinator is not given.*write --coordinator"),
+        (("10.0.0.1:9876", None, 0), "num_processes is not given.*write num_processes=2"),
+        (("10.0.0.1:9876", 2, None), "process_id is not given.*write process_id=0"),
+        ((None, 2, 0), "coordinator is not given.*write coordinator="),
         (("10.0.0.1", 2, 0), "expected HOST:PORT"),
         (("10.0.0.1:99999", 2, 0), "expected HOST:PORT"),
         (("10.0.0.1:9876", 2, 2), "process_id is 2; expected 0 to 1"),

@@ -136,12 +136,13 @@ def test_a_second_interrupt_raises_and_loses_nothing(
 ):
     from jaxcnn import training
 
-    evaluate = training._metrics_row
-    monkeypatch.setattr(training, "_metrics_row", lambda *args: os.kill(os.getpid(), signal.SIGINT))
+    evaluate = training._row_function
+    interrupt = lambda *states: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
+    monkeypatch.setattr(training, "_row_function", lambda *pieces: interrupt)
     rows = train(model, tx, data, CONFIG, run_dir=tmp_path, should_stop=interrupt_at([3]))
     with pytest.raises(KeyboardInterrupt):
         list(rows)
-    monkeypatch.setattr(training, "_metrics_row", evaluate)
+    monkeypatch.setattr(training, "_row_function", evaluate)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     with jc.Checkpoints(tmp_path / "checkpoints") as saved:
         assert saved.steps() == [3]

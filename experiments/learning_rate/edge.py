@@ -17,8 +17,9 @@ import jaxcnn as jc
 from experiments._common import display_names, run_all
 from experiments.learning_rate import descent
 from experiments.learning_rate.options import Options, check_rates, config, data, label
-from jaxcnn import plots, runs, tables, training
+from jaxcnn import plots, runs, tables
 from jaxcnn.augment import normalize
+from jaxcnn.training_checks import check_config
 
 
 def configs(options: Options) -> dict[str, jc.ExperimentConfig]:
@@ -63,7 +64,7 @@ def check(options: Options) -> None:
     for run_config in configs(options).values():
         subset = runs.subset_for(run_config, data(options))
         runs.model_and_optimizer(run_config, subset.num_classes)
-        training.check_config(run_config.train, subset, jc.strategy("jit", 1))
+        check_config(run_config.train, subset, jc.strategy("jit", 1))
 
 
 def measure_sharpness(model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:

@@ -9,9 +9,10 @@ from typing import Any
 import jaxcnn as jc
 from experiments._common import display_names
 from experiments.learning_rate.options import Options, config, data
-from jaxcnn import plots, runs, tables, training
+from jaxcnn import plots, runs, tables
 from jaxcnn.config import as_dict
 from jaxcnn.run_log import read_json, write_text
+from jaxcnn.training_checks import check_config
 
 
 def _config(options: Options, name: str) -> jc.ExperimentConfig:
@@ -43,7 +44,7 @@ def check(options: Options) -> None:
     for name in finder.optimizers:
         runs.model_and_optimizer(_config(options, name), 10)
         strategy = options.make_strategy()
-        training.check_config(_config(options, name).train, data(options), strategy)
+        check_config(_config(options, name).train, data(options), strategy)
 
 
 def _settings(options: Options, name: str) -> dict[str, Any]:

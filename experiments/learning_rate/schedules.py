@@ -13,7 +13,8 @@ import numpy as np
 import jaxcnn as jc
 from experiments._common import display_names, run_all
 from experiments.learning_rate.options import Options, check_rates, config, data, label
-from jaxcnn import plots, runs, tables, training
+from jaxcnn import plots, runs, tables
+from jaxcnn.training_checks import check_config
 
 LAST = ("train_loss", "eval_loss", "eval_error", "heldout_error")
 """Figures of a run's last row.
@@ -60,7 +61,7 @@ def check(options: Options) -> None:
     dataset = data(options, options.num_validation)
     for run_config in configs(options).values():
         runs.model_and_optimizer(run_config, dataset.num_classes)
-        training.check_config(run_config.train, dataset, options.make_strategy())
+        check_config(run_config.train, dataset, options.make_strategy())
 
 
 def heldout(num_steps: int, model: Any, state: jc.State, dataset: jc.Dataset) -> dict[str, float]:

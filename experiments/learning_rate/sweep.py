@@ -13,7 +13,8 @@ import numpy as np
 import jaxcnn as jc
 from experiments._common import display_names, run_all
 from experiments.learning_rate.options import Options, check_rates, config, data, label
-from jaxcnn import plots, runs, tables, training
+from jaxcnn import plots, runs, tables
+from jaxcnn.training_checks import check_config
 
 GUESSING = 0.98
 """Loss of guessing, as a share of log(num_classes).
@@ -56,7 +57,7 @@ def check(options: Options) -> None:
         )
     for run_config in configs(options).values():
         runs.model_and_optimizer(run_config, data(options).num_classes)
-        training.check_config(run_config.train, data(options), options.make_strategy())
+        check_config(run_config.train, data(options), options.make_strategy())
 
 
 def run(options: Options, stop: Any) -> bool:

@@ -17,7 +17,8 @@ from experiments.signal_propagation.options import (
     run_configs,
     without_batch_norm,
 )
-from jaxcnn import runs, training
+from jaxcnn import runs
+from jaxcnn.training_checks import check_config
 
 
 def trial_configs(options: Options) -> dict[str, jc.ExperimentConfig]:
@@ -49,7 +50,7 @@ def check(options: Options) -> None:
         raise jc.ArgumentError("rates is empty; write --rates 0.05 0.005, or --no-counterparts")
     for config in trial_configs(options).values():
         dataset = runs.subset_for(config, _load_data(options, config))
-        training.check_config(config.train, dataset, options.make_strategy())
+        check_config(config.train, dataset, options.make_strategy())
 
 
 def run(options: Options, stop: Any) -> bool:

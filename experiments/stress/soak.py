@@ -48,7 +48,7 @@ from experiments._options import parse_options
 from jaxcnn import cli, parallel, plots, runs, tables
 from jaxcnn.progress import Progress
 from jaxcnn.run_log import read_lines
-from jaxcnn.training import check_config
+from jaxcnn.training_checks import check_config
 
 Row = dict[str, Any]
 """A line of OUT/soak.jsonl or of the table."""

@@ -899,6 +899,16 @@ def in_stage(name: str, stage: str) -> bool:
     return name == stage or name.startswith(stage + "_")
 
 
+def in_any_stage(name: str, stages: Iterable[str]) -> bool:
+    """Return whether the parameters called `name` belong to one of `stages`.
+
+    Example:
+      >>> in_any_stage("stage1_block2", ("stem", "stage1"))
+      True
+    """
+    return any(in_stage(name, stage) for stage in stages)
+
+
 def check_stages(argument: str, params: Any, names: Iterable[str]) -> None:
     """Check that every stage in `names` has parameters.
 
@@ -928,11 +938,7 @@ def trainable_params(params: Any, freeze: Collection[str]) -> Any:
     """
     if not freeze:
         return params
-    return {
-        name: tree
-        for name, tree in params.items()
-        if not any(in_stage(name, stage) for stage in freeze)
-    }
+    return {name: tree for name, tree in params.items() if not in_any_stage(name, freeze)}
 
 
 def scale_by_stage(

@@ -214,7 +214,7 @@ def eval_split(runs: Sequence[Run]) -> str | None:
     if len(splits) > 1:
         raise ArgumentError(
             f"the runs report {' and '.join(splits)}; expected one split. "
-            "Use another --out for the other split."
+            "Use another folder (--out) for the other split."
         )
     return splits[0] if splits else None
 

@@ -32,7 +32,8 @@ from jaxcnn.run_log import read_json, read_metrics
 from jaxcnn.runs.results import Result
 from jaxcnn.shutdown import interactive_interrupt
 from jaxcnn.state import State, init_state, state_shapes
-from jaxcnn.training import check_config, check_model, has_known_outputs, train
+from jaxcnn.training import train
+from jaxcnn.training_checks import check_config, check_model, has_known_outputs
 
 Measure = Callable[[Any, State, Dataset], Mapping[str, Any]]
 """Function of (model, state, data) that returns more columns of a row.

@@ -51,7 +51,7 @@ from jaxcnn.runs.single import (
     with_loss,
 )
 from jaxcnn.tensorboard import check_tensorboard
-from jaxcnn.training import check_config
+from jaxcnn.training_checks import check_config
 
 Pieces = tuple[Any, Any]
 """A model and an optimizer."""
@@ -462,7 +462,7 @@ def _check_equal_on_all_processes(
     if not multihost.all_equal(f"{configs} {facts} {digest.hexdigest()}"):
         raise ArgumentError(
             "the processes of this job have different options or data; "
-            "start all with the same but --process-id"
+            "start all with the same, apart from process_id"
         )
 
 
