@@ -73,8 +73,11 @@ def ended(process):
 
 
 def trained(lines):
-    """Name and step of each row that a process reports, in order."""
-    return re.findall(r"(?:left|estimating)  (mlp-seed\d)  step (\d+)/20", "\n".join(lines))
+    """Name and step of each row that a process reports, in order.
+
+    Lines without errors are progress between rows, on a busy machine.
+    """
+    return re.findall(r"  (mlp-seed\d)  step (\d+)/20  train error", "\n".join(lines))
 
 
 def rows(folder):
