@@ -645,6 +645,7 @@ def faults(name: str, things: tuple[Any, ...], out: Path, cases: int) -> dict[st
     return found
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_every_public_function_is_tried(things, tmp_path):
     assert sorted(calls(things, tmp_path)) == sorted(NAMES)

@@ -78,10 +78,9 @@ def ended(folder):
 
 
 @pytest.mark.slow
-def test_the_same_bits_twice_and_after_five_stops_in_fresh_processes(tmp_path):
+def test_the_same_bits_twice_and_after_two_stops_in_fresh_processes(tmp_path):
     Path(tmp_path, "config.json").write_text(CONFIG.to_json())
-    stops = sorted(np.random.default_rng(0).choice(np.arange(1, 60), 5, replace=False).tolist())
-    assert any(step % 23 for step in stops)  # in the middle of an epoch
+    stops = [9, 50]  # before the first row, and between two rows after the rate has dropped
     for name in ("once", "twice"):
         assert run(tmp_path, tmp_path / name) == ["0", "60", "True"]
     begun = 0

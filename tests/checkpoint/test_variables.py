@@ -86,8 +86,11 @@ OPTIMIZERS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("freeze", [(), ("conv1",)])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("name", "freeze"),
+    [(name, ()) for name in OPTIMIZERS]
+    + [(name, ("conv1",)) for name in ("momentum", "lookahead", "a partition", "several steps")],
+)
 def test_the_variables_are_those_that_are_evaluated(name, freeze, tmp_path):
     """Bit for bit those of `eval_state`, which knows the optimizer; the folder knows names alone."""
     # Two updates, of two steps where gradients are accumulated: the average of one is what it

@@ -520,6 +520,7 @@ def test_a_tuned_run_is_the_plain_one_up_to_rounding(monkeypatch):
     assert any(different)  # else nothing was tuned
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8", "preresnet8"])
 def test_blocks_that_are_computed_again_give_the_same_numbers(name):

@@ -225,6 +225,7 @@ def test_masks(form):
         assert data.num_classes == 2
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_what_comes_out_trains():
     train, test = arrays(0, False)

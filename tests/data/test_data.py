@@ -15,8 +15,10 @@ from jaxcnn.data.types import assemble, channel_statistics
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
+def _own_cache(request, tmp_path, monkeypatch):
+    # Real data take long to decode, and other tests need them decoded too.
+    if "real" not in request.keywords:
+        monkeypatch.setenv("JAXCNN_CACHE", str(tmp_path / "cache"))
 
 
 def numbered(train=40, test=8) -> Dataset:

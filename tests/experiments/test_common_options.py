@@ -167,6 +167,7 @@ def test_curves_are_rows_with_every_numeric_key(tmp_path):
     ]
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_a_study_of_listed_seeds_writes_its_curves_as_numbers_and_as_svg(tmp_path, capsys):
     args = ["--depths", "8", "--families", "plain", "--width", "4", "--num-steps", "4"]

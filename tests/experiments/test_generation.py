@@ -65,6 +65,7 @@ def test_the_search_is_gradient_descent_on_a_linear_generator():
         np.testing.assert_allclose(found.losses[i], loss, rtol=1e-4)
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_search_finds_the_code_of_a_generated_image(gan):
     model, state = gan

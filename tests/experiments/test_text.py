@@ -155,6 +155,7 @@ def test_other_beam_widths_than_those_of_the_rows_are_one_line(tmp_path, capsys,
     text.check_widths(text.Options(out=tmp_path / "new"))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_the_reading_study_leaves_table_figures_and_runs(tmp_path):
     out = tmp_path / "runs"

@@ -414,6 +414,7 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ATTRIBUTION_METHODS)
 def test_heat_lies_on_the_patch_that_decides_and_only_after_training(eyes, method):

@@ -396,6 +396,7 @@ def test_a_step_is_the_same_on_eight_devices(kind, digits):
         assert np.mean(np.abs(a - b)) < 2e-5
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 def test_training_stops_and_resumes_to_the_same_bits(digits, tmp_path):
     model, tx, loss = DCGAN(code=6, width=4), jc.create_optimizer(ADAM, 4), NonSaturatingLoss()

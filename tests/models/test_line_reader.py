@@ -115,6 +115,7 @@ def loss_of_text(outputs, batch):
     return CTCLoss()(outputs, Batch(batch.inputs, batch.labels["text"]))
 
 
+@pytest.mark.quick_compilation
 @pytest.mark.slow
 @pytest.mark.parametrize("labels_are", ["array", "dict"])
 def test_it_learns_to_read_lines(data, labels_are):
