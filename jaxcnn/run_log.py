@@ -681,7 +681,7 @@ def _create_folder(folder: Path):
             pass
     except OSError as error:
         raise ArgumentError(
-            f"cannot write in {folder}: {error.strerror}; write a run_dir (--out) of yours"
+            f"cannot write in {folder}: {error.strerror}; write another run_dir (--out)"
         ) from None
 
 

@@ -719,7 +719,7 @@ def _steps_function(
 
 
 def _row_function(pieces: _Pieces, train: InputPipeline) -> Callable[[State, State], Row]:
-    """Return a function of the state on the devices and on the host that evaluates a row."""
+    """Return a function of the state, on the devices and on the host, that returns its row."""
     model, data, config, strategy, loss, _ = pieces
     eval_split = getattr(data, config.eval_split)
     evaluation = input_pipeline(eval_split, strategy)

@@ -145,10 +145,10 @@ def _have_one_class_each(labels: Any) -> bool:
 
 
 def check_warmup(tx: Any, state: State) -> None:
-    """Check that a warm-up by the training error has one.
+    """Check that the loss counts the training error that a warm-up waits for.
 
     Raises:
-      ArgumentError: it has none.
+      ArgumentError: it does not.
     """
     made_from = config_of(tx)
     is_waiting = made_from is not None and made_from[0].warmup_lr is not None

@@ -84,12 +84,14 @@ OPTIMIZERS = {
     "several steps": lambda: optax.MultiSteps(lookahead(optax.sgd(0.1), 3, 0.5), 2),
 }
 
+WITH_FROZEN = ("momentum", "lookahead", "schedule-free", "ema", "a partition", "several steps")
+"""No average, and one of each kind and each wrapper: a frozen parameter has no leaf in any of them."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "freeze"),
-    [(name, ()) for name in OPTIMIZERS]
-    + [(name, ("conv1",)) for name in ("momentum", "lookahead", "a partition", "several steps")],
+    [(name, ()) for name in OPTIMIZERS] + [(name, ("conv1",)) for name in WITH_FROZEN],
 )
 def test_the_variables_are_those_that_are_evaluated(name, freeze, tmp_path):
     """Bit for bit those of `eval_state`, which knows the optimizer; the folder knows names alone."""

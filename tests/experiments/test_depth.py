@@ -164,6 +164,14 @@ MISTAKES = [
     (["--width", "0"], "width is 0"),
     (["--batch-size", "5000"], "--batch-size is 5000, more than the 1437 training images"),
     (["--batch-size", "100"], "8 devices cannot share equally; write --batch-size 96 or 104"),
+    (
+        ["--coordinator", "10.0.0.1:9876", "--num-processes", "2"],
+        "--process-id is not given, but the job has several hosts: write --process-id 0",
+    ),
+    (
+        ["--coordinator", "10.0.0.1", "--num-processes", "2", "--process-id", "0"],
+        "expected HOST:PORT: write --coordinator 10.0.0.1:9876",
+    ),
     (["--optimizer", "adma"], "optimizer is 'adma'"),
     (["--families", "plane"], "plane"),
     (["--dpeths", "20"], "--depths"),
