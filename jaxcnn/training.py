@@ -122,8 +122,8 @@ def make_train_step(
         target) -> (image, target). See `jaxcnn.augment`. `rng` comes from the seed, the step and
         the example. One that mixes examples is called with (rng, image, target, other_image,
         other_target).
-      axis_name: the mapped axis that splits the batch (`jax.pmap`). None is one device or sharding.
-        An axis adds the averages over devices and nothing else.
+      axis_name: the mapped axis that splits the batch (`jax.pmap`, `jax.shard_map`). None is one
+        device or sharding. An axis adds the averages over devices and nothing else.
 
     Returns:
       `step(state, split, index) -> state`. `index` is int32 [b], the examples of the batch or of
@@ -157,14 +157,7 @@ def make_train_step(
     average = (lambda tree: jax.lax.pmean(tree, axis_name)) if axis_name else (lambda tree: tree)
     add_up = (lambda tree: jax.lax.psum(tree, axis_name)) if axis_name else (lambda tree: tree)
 
-    # Each device's gradient of an averaged loss is that of its own part of the batch. Line searches
-    # with such gradients part, and one waits for the others for ever.
-    @jax.custom_vjp
-    def averaged_gradient(params):
-        return params
-
-    averaged_gradient.defvjp(lambda params: (params, None), lambda _, grads: (average(grads),))
-    shared = averaged_gradient if axis_name else (lambda params: params)
+    vary = partial(_vary, axis_name=axis_name) if axis_name else (lambda tree: tree)
 
     is_frozen = partial(in_any_stage, stages=freeze)
 
@@ -214,15 +207,27 @@ def make_train_step(
 
         # For methods that look at a second point.
         def grad_fn(params, _):
-            return average(jax.grad(mean_loss, has_aux=True)(params)[0])
+            return average(jax.grad(mean_loss, has_aux=True)(vary(params))[0])
 
-        # Line searches pass on extra arguments that they do not take themselves.
+        # Line searches differentiate `value_fn`, and pass on arguments that they do not take
+        # themselves. Each device's gradient of the averaged loss is that of its own part of the
+        # batch. Line searches with such gradients diverge from each other, and one waits for the
+        # others for ever. So the gradient is averaged too.
+        @jax.custom_vjp
+        def averaged_gradient(params):
+            return params
+
+        averaged_gradient.defvjp(
+            lambda params: (params, None), lambda _, grads: (vary(average(grads)),)
+        )
+        shared = averaged_gradient if axis_name else (lambda params: params)
+
         def value_fn(params, error=None, grad_fn=None):
-            return average(mean_loss(shared(params))[0])
+            return average(mean_loss(shared(vary(params)))[0])
 
         trained = trainable_params(state.params, freeze)
         (value, (main, outputs, stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(
-            trained
+            vary(trained)
         )
         value, main, grads = average((value, main, grads))
         losses, values = compute_loss(loss_function, outputs, batch)
@@ -254,6 +259,27 @@ def make_train_step(
         )
 
     return step
+
+
+def _vary(tree: Any, axis_name: str) -> Any:
+    """Return arrays that JAX takes to differ along an axis, with the same values.
+
+    By default `jax.shard_map` knows which arrays are the same on all devices, and its gradient with
+    respect to these is the sum over devices. With respect to arrays that differ, it is that of each
+    device's own loss, as it always is under `jax.pmap` and `jax.vmap`.
+    """
+    index = jax.lax.axis_index(axis_name)
+    # A sum over devices has the type of an array that is the same on all of them.
+    if jax.typeof(index) == jax.typeof(jax.lax.psum(index, axis_name)):
+        return tree
+
+    def vary(leaf):
+        # It differs already.
+        with contextlib.suppress(ValueError):
+            return jax.lax.pcast(leaf, axis_name, to="varying")
+        return leaf
+
+    return jax.tree.map(vary, tree)
 
 
 def _with_partner(index: Any, axis_name: str | None) -> Paired:

@@ -7,7 +7,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 import pytest
+from jax.sharding import PartitionSpec
 
 import jaxcnn as jc
 from jaxcnn import parallel, runs
@@ -115,6 +117,66 @@ def test_groups_of_each_layer_of_a_network_are_the_same_examples_on_eight_device
     )
     assert largest_difference(state.params, alone.params) < 1e-6
     assert largest_difference(state.model_state, alone.model_state) < 1e-6
+
+
+MAPS = {
+    "shard_map": lambda step, mesh, kinds: jax.shard_map(step, mesh=mesh, **kinds),
+    "shard_map, unchecked": lambda step, mesh, kinds: jax.shard_map(
+        step, mesh=mesh, **kinds, check_vma=False
+    ),
+    "vmap": lambda step, mesh, kinds: lambda state, split, index: jax.tree.map(
+        lambda leaf: leaf[0],
+        jax.vmap(step, (None, None, 0), axis_name="d")(state, split, index.reshape(2, -1)),
+    ),
+}
+"""What a step with an axis name is mapped with: functions of the step, the mesh and the specs."""
+
+
+@pytest.mark.quick_compilation
+@pytest.mark.parametrize("kind", MAPS)
+@pytest.mark.parametrize(
+    ("optimizer", "group", "freeze"),
+    [
+        ("sgd", 0, ()),
+        ("sgd", 8, ("Conv_0", "BatchNorm_0")),
+        # It asks for a gradient at a second point.
+        ("sam", 0, ()),
+        # It differentiates the loss itself, in a loop whose end all devices must agree on.
+        pytest.param("lbfgs", 0, (), marks=pytest.mark.slow),
+    ],
+)
+def test_a_step_is_that_of_one_device_under_each_map(kind, optimizer, group, freeze):
+    """`jax.shard_map` adds up gradients of replicated parameters over devices by itself."""
+    data, config = jc.load_dataset("digits"), jc.override(CONFIG.train, freeze=freeze)
+    tx: Any = optax.lbfgs() if optimizer == "lbfgs" else None
+    tx = tx or jc.create_optimizer(jc.OptimizerConfig(optimizer, learning_rate=0.1))
+    model = Residual(group)
+    state = init_state(model, tx, config, data)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",))
+    step = make_train_step(model, tx, freeze=freeze, axis_name="d")
+    kinds = {"in_specs": (PartitionSpec(), PartitionSpec(), PartitionSpec("d"))}
+    mapped = MAPS[kind](step, mesh, kinds | {"out_specs": PartitionSpec()})
+    alone, shared = (
+        jax.jit(function)(state, data.train, np.arange(32, dtype=np.int32))
+        for function in (make_train_step(model, tx, freeze=freeze), mapped)
+    )
+    assert largest_difference(shared.params, alone.params) < 1e-6
+    assert largest_difference(shared.model_state, alone.model_state) < 1e-6
+    norms = [float(each.metrics.mean_grad_norm) for each in (shared, alone)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+    assert largest_difference(alone.params, state.params) > 1e-3
+
+
+def test_groups_on_some_devices_are_refused_where_shard_map_cannot_have_them():
+    model, tx = Residual(16), optax.sgd(0.1)
+    data = jc.load_dataset("digits")
+    state = init_state(model, tx, CONFIG.train, data)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:4]), ("d",))
+    specs = PartitionSpec(), PartitionSpec(), PartitionSpec("d")
+    step = make_train_step(model, tx, axis_name="d")
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec())
+    with pytest.raises(jc.ArgumentError, match=r"span 2 devices.*check_vma=False"):
+        jax.eval_shape(mapped, state, data.train, np.arange(32, dtype=np.int32))
 
 
 def pairs(total, x, index):
