@@ -440,6 +440,11 @@ def override(config: ConfigT, **changes: Any) -> ConfigT:
             raise ArgumentError("optimizer and name are the same field; expected one of them")
         changes["name"] = changes.pop("optimizer")
     for name in changes:
+        if "." in name and (last := name.rpartition(".")[2]) in names:
+            raise ArgumentError(
+                f"{type(config).__name__} field is {name!r}; expected the name alone, wherever the "
+                f"field is. Write override(config, {last}=...)."
+            )
         check_choice(f"{type(config).__name__} field", name, names)
     own = {field.name for field in dataclasses.fields(config)}
     kwargs = {name: value for name, value in changes.items() if name in own}
@@ -607,7 +612,7 @@ def check_freeze(freeze: Any) -> None:
         )
 
 
-def verify_config(config: Any, kind: type) -> None:
+def verify_config(config: Any, kind: type, name: str = "config") -> None:
     """Check that `config` is of the class `kind`.
 
     Raises:
@@ -622,7 +627,7 @@ def verify_config(config: Any, kind: type) -> None:
         return
     expression = _PATHS.get((type(config), kind), f"jaxcnn.{kind.__name__}(...)")
     raise ArgumentError(
-        f"config is {_with_article(type(config).__name__)}, {format_value(config, 40)}; "
+        f"{name} is {_with_article(type(config).__name__)}, {format_value(config, 40)}; "
         f"expected {_with_article(kind.__name__)}. Use {expression}."
     )
 

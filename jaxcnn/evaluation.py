@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn import cpu, metrics, parallel
-from jaxcnn.arguments import ArgumentError, check_integer
+from jaxcnn.arguments import ArgumentError, check_integer, format_array
 from jaxcnn.augment import Normalizer, normalize
 from jaxcnn.data import Dataset, Split, verify_images, verify_split
 from jaxcnn.input_pipeline import InputPipeline, gather_batch, input_pipeline
@@ -275,14 +275,15 @@ def metrics_of(
 def loss_fn(model: nn.Module, loss: str | Loss = "cross-entropy") -> Callable[..., jax.Array]:
     """Return the function of the mean loss in training mode.
 
-    The same arguments give the same function object, so what is compiled for it is used again.
+    The same arguments give the same function object, as long as the library caches it, so what is
+    compiled for it is used again.
 
     Args:
       model: the network. BN normalizes by the inputs' own moments.
       loss: a name in `jaxcnn.LOSSES`, or a function.
 
     Returns:
-      `loss(params, model_state, inputs, labels) -> float32 []`.
+      `loss(params, model_state, inputs, labels) -> float32 []`, of images that are normalized.
 
     Raises:
       ArgumentError: an argument is invalid.
@@ -303,6 +304,11 @@ def loss_fn(model: nn.Module, loss: str | Loss = "cross-entropy") -> Callable[..
     function = as_loss(loss)
 
     def mean(params, stats, inputs, labels):
+        if not jnp.issubdtype(jnp.result_type(inputs), jnp.floating):
+            raise ArgumentError(
+                f"inputs are {format_array(inputs)}; expected normalized images, float32 [b, h, w, "
+                "c]. Write jaxcnn.augment.normalize(images, state.normalizer)."
+            )
         variables, key = {"params": params, **stats}, jax.random.PRNGKey(0)
         mutable = [*stats, "aux"]
         outputs, _ = call(model, variables, inputs, train=True, mutable=mutable, key=key)

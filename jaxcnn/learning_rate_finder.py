@@ -332,7 +332,7 @@ def lr_finder(
     _check_range(low, high, num_steps)
     strategy = parallel.check_strategy(strategy)
     verify_model(model)
-    verify_config(optimizer, OptimizerConfig)
+    verify_config(optimizer, OptimizerConfig, "optimizer")
     verify_config(config, TrainConfig)
     # An average of the parameters has no part in it: only training losses are read.
     optimizer = replace(

@@ -201,6 +201,12 @@ class BinaryCrossEntropy:
         """Return the losses float32 [b, k] and {"error": bool [b, k]}."""
         check_single_output(outputs)
         shape = getattr(batch.labels, "shape", None)
+        if shape is not None and len(shape) == 1:
+            raise ArgumentError(
+                "labels are a class of each image, [n]; loss 'binary-cross-entropy' expected 0 or "
+                "1 for each of k labels, [n, k]. Write labels.astype('float32')[:, None] for one "
+                "output, or loss='cross-entropy' with an output for each class."
+            )
         if outputs.shape != shape:
             raise ArgumentError(
                 f"the model gives {outputs.shape[1:]} for an image, and loss "

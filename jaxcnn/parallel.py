@@ -338,6 +338,10 @@ def clear_program_cache() -> None:
     jax.clear_caches()
 
 
+KINDS = ("auto", "jit", "pmap")
+"""Kinds of strategies."""
+
+
 def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
     """Return the strategy of a kind.
 
@@ -352,7 +356,7 @@ def strategy(kind: str = "auto", devices: int | None = None) -> Strategy:
       >>> strategy("jit", devices=1).axis_name is None
       True
     """
-    check_choice("strategy", kind, ("auto", "jit", "pmap"))
+    check_choice("strategy", kind, KINDS)
     all_devices = jax.devices()
     if devices is not None and check_integer("devices", devices) > len(all_devices):
         raise ArgumentError(
@@ -385,9 +389,10 @@ def check_strategy(strategy: Strategy | None) -> Strategy:
     if strategy is None:
         return _cached_strategy("jit", tuple(jax.devices()))
     if not isinstance(strategy, Strategy):
+        kind = strategy if isinstance(strategy, str) and strategy in KINDS else "jit"
         raise ArgumentError(
             f"strategy is {format_value(strategy)}; expected a Strategy. "
-            "Write strategy=jaxcnn.strategy('jit')."
+            f"Write strategy=jaxcnn.strategy({kind!r})."
         )
     return strategy
 

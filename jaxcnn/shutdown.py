@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import os
@@ -10,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+import weakref
+from collections.abc import Callable, Collection, Generator, Iterator
+from typing import Any, TypeVar
 
 from jaxcnn import multihost
 
@@ -22,6 +24,9 @@ GRACE_SECONDS = 120.0
 """Seconds after SIGTERM or SIGHUP until the process is ended."""
 _entered: list[GracefulShutdown] = []
 """Objects that handle this process's signals now."""
+_loops: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+"""Generators to close at the end of the process."""
+Loop = TypeVar("Loop", bound=Generator[Any, None, None])
 
 
 class GracefulShutdown:
@@ -143,6 +148,28 @@ def interactive_interrupt() -> Iterator[Callable[[], bool]]:
         return
     with GracefulShutdown((signal.SIGINT,)) as stop:
         yield stop
+
+
+def close_at_exit(loop: Loop) -> Loop:
+    """Return a generator that is closed at the end of the process, unless that happened before.
+
+    A script may end while it holds one that is not exhausted. Python would close it after it has
+    cleared its modules, and the generator's clean-up would fail with a traceback.
+
+    Example:
+      >>> next(close_at_exit(number for number in (1, 2)))
+      1
+    """
+    _loops.add(loop)
+    return loop
+
+
+@atexit.register
+def _close_loops() -> None:
+    for loop in list(_loops):
+        # Another thread runs it.
+        with contextlib.suppress(ValueError):
+            loop.close()
 
 
 def _answer_signals(reader: int, signals: tuple[int, ...], interactive: bool) -> None:

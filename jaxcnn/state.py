@@ -51,7 +51,7 @@ class State(NamedTuple):
       params: parameters that the optimizer moves, float32 leaves.
       model_state: the model's other collections, such as `{"batch_stats": ...}`.
       opt_state: state of the optimizer.
-      rng: key of the seed, uint32 [2].
+      rng: key of the seed, uint32 [2], or [4] of JAX's "rbg" generator.
       normalizer: constants that turn bytes into inputs. With them, a state can be evaluated on
         plain images.
       metrics: training sums since the last row. A run that was stopped between rows thereby has the
@@ -112,7 +112,7 @@ def as_state(
 ) -> State:
     """Return a state, or plain variables as the state that evaluates them.
 
-    Every function that takes a state converts it here.
+    Functions that evaluate a network convert their state here.
 
     Args:
       model: the network.
@@ -169,6 +169,11 @@ def as_state(
         jax.tree.map(np.asarray, metrics.zeros()),
     )
     if fault := _first_fault(result):
+        if fault.startswith("normalizer"):
+            raise ArgumentError(
+                f"{fault}. Write normalizer=data for those of a Dataset, or "
+                "normalizer=jaxcnn.augment.IMAGENET_NORMALIZER."
+            )
         raise ArgumentError(
             f"the variables' {fault}. Write what load_weights or model.init returns."
         )
@@ -337,7 +342,8 @@ def init_state(
       model: maps float32 [b, h, w, c] to logits, in test mode as `jaxcnn.models.calling` sets it.
       tx: the optimizer.
       config: its seed, its normalization and its frozen stages are used.
-      data: its image shape, means and standard deviations are used, but not its images.
+      data: means and standard deviations are used, and the shapes and dtypes of its images and
+        labels, but not their values.
       loss: that of `train` or `make_train_step`, whose metrics the state sums up.
 
     Raises:
@@ -475,6 +481,11 @@ def with_variables(state: State, variables: Mapping[str, Any] | State) -> State:
         )
     old = {"params": state.params, **state.model_state}
     expected, actual = (leaf_shapes(tree, is_iterator) for tree in (old, dict(variables)))
+    if "params" not in variables and variables.keys() & state.params.keys():
+        raise ArgumentError(
+            f"variables have no params, but {', '.join(map(str, list(variables)[:5]))}; expected "
+            f"{', '.join(old)}. Write {{'params': params, ...}}."
+        )
     names = expected.keys() | actual.keys()
     if misfits := sorted(name for name in names if expected.get(name) != actual.get(name)):
         name = misfits[0]

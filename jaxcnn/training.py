@@ -10,7 +10,7 @@ import contextlib
 import enum
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ import optax
 
 from jaxcnn import divergence, metrics, multihost, parallel, provenance
 from jaxcnn._util import tree_size
-from jaxcnn.arguments import check_callable, format_value
+from jaxcnn.arguments import check_callable, check_path, format_array, format_value
 from jaxcnn.augment import (
     Augmentation,
     as_augmentation,
@@ -64,7 +64,7 @@ from jaxcnn.optim.transforms import in_any_stage, update_optimizer
 from jaxcnn.progress import TrainProgress, should_show
 from jaxcnn.records import RunRecords, experiment_config
 from jaxcnn.resume import resume_state
-from jaxcnn.shutdown import interactive_interrupt
+from jaxcnn.shutdown import close_at_exit, interactive_interrupt
 from jaxcnn.state import (
     AUGMENT,
     DROPOUT,
@@ -127,12 +127,13 @@ def make_train_step(
 
     Returns:
       `step(state, split, index) -> state`. `index` is int32 [b], the examples of the batch or of
-      this device's part of it. With None for `split`, it is the pair of `index` and these examples
+      this device's part of it. Its values are not checked, and JAX takes the last example for one
+      that is too large. With None for `split`, it is the pair of `index` and these examples
       (see `jaxcnn.input_pipeline`). If `augment` mixes examples, it is a `Paired` of two of them.
       Without `axis_name`, int32 [b] will do, and the partner is the example before.
 
     Raises:
-      ArgumentError: an argument is invalid.
+      ArgumentError: an argument is invalid. While the step is traced, one of its own is.
 
     Example:
       >>> from jaxcnn import create_model, load_dataset
@@ -165,6 +166,7 @@ def make_train_step(
         return {**params, **trained} if freeze else trained
 
     def step(state: State, split: Split | None, index: Any) -> State:
+        _check_step_arguments(state, split, index)
         if is_paired:
             index, partner = _with_partner(index, axis_name)
         # [b], [b, h, w, c], [b] or [b, h, w]
@@ -259,6 +261,41 @@ def make_train_step(
         )
 
     return step
+
+
+def _check_step_arguments(state: Any, split: Any, index: Any) -> None:
+    """Check the arguments of a step.
+
+    Raises:
+      ArgumentError: while tracing, if they are of other kinds, or an index is not int [b].
+    """
+    if not isinstance(state, State):
+        raise ArgumentError(
+            f"state is {_describe(state)}; expected a State. Write init_state(model, tx, config, "
+            "data), or the state that the last step returned."
+        )
+    if split is not None and not isinstance(split, Split):
+        raise ArgumentError(
+            f"split is {_describe(split)}; expected a Split of images and labels. Write "
+            "step(state, data.train, index)."
+        )
+    for each in index if isinstance(index, Paired) else (index,):
+        # Without a split, of the numbers and the examples.
+        is_pair = split is None and isinstance(each, tuple) and not isinstance(each, Split)
+        array: Any = each[0] if is_pair and len(each) == 2 else each
+        dtype = getattr(array, "dtype", None)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or len(array.shape) != 1:
+            pair = ", and the pair of it and its examples without a split" * (split is None)
+            raise ArgumentError(
+                f"index is {_describe(array)}; expected the numbers of the batch's examples, int32 "
+                f"[b]{pair}. Write step(state, data.train, jnp.arange(32))."
+            )
+
+
+def _describe(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return format_array(value)
+    return f"of type {type(value).__name__}"
 
 
 def _vary(tree: Any, axis_name: str) -> Any:
@@ -425,8 +462,9 @@ def train(
     - With a run that has diverged (`jaxcnn.divergence`), `diverged`, the reason.
     - After Ctrl-C in a notebook, `interrupted`, True.
 
-    Cross-entropies are in nats, errors in percent. A run that has diverged gets a row at once, not
-    only when it is due. The caller decides if it continues.
+    Cross-entropies are in nats, errors in percent. A run that has diverged gets a row when that is
+    seen, and not only when it is due. It is looked for every 250 steps (on accelerators, after
+    every scan). The caller decides if the run continues.
 
     In a notebook, Ctrl-C (or "interrupt the kernel") ends the training after the current step. Its
     state and a row of it are yielded, and are the last. A run resumed from that state has the bits
@@ -441,7 +479,8 @@ def train(
         streams may have any names.
       tx: any optax transformation, or `optax.MultiSteps`. `jaxcnn.create_optimizer` makes those of
         `jaxcnn.OPTIMIZERS`.
-      data: images and labels. The training part is moved whole to every device, as bytes.
+      data: images and labels. The training part and the one for evaluation are moved whole to every
+        device, as bytes. An `np.memmap` of images stays on disk, and is streamed.
       config: the numbers.
       loss: a name in `jaxcnn.LOSSES`, or a function (outputs, batch) -> (losses, metrics). See
         `jaxcnn.losses`. `config.augment` changes the images alone, not labels such as boxes.
@@ -464,7 +503,8 @@ def train(
       strategy: devices, such as `jaxcnn.strategy("pmap")`; by default "jit" over all devices.
       should_stop: called with the step number after every step (on accelerators, after every scan).
         When it returns true before a row is due, `(state, None)` is yielded and training ends. A
-        run resumed from that state continues in the middle of the epoch, with the same bits.
+        run resumed from that state continues in the middle of the epoch, with the same bits. What
+        it returns at a step with a row is ignored, because there the caller can leave the loop.
       progress: show steps, their rate and the remaining time on stderr, or in a notebook as a bar.
         None does so in a notebook and on a terminal.
       tensorboard: write the rows to event files in `tensorboard/` of `run_dir` too (`RunLog`).
@@ -488,7 +528,7 @@ def train(
     tx = as_transformation(tx)
     for name, function in (("resume", resume), ("should_stop", should_stop)):
         if function is not None:
-            example = "checkpoints.restore" if name == "resume" else "stop"
+            example = "lambda initial: state" if name == "resume" else "lambda step: step >= 90"
             check_callable(name, function, example, num_args=1)
     is_shown = should_show(progress) and multihost.is_primary()
     check_tensorboard(tensorboard)
@@ -497,6 +537,8 @@ def train(
             "tensorboard is True, but run_dir is None; expected a folder for its files. "
             "Write run_dir='runs/a'."
         )
+    if run_dir is not None:
+        run_dir = check_path("run_dir", run_dir, example="'runs/a'")
     if run_dir is not None and resume is not None:
         raise ArgumentError(
             "resume and run_dir are both there; expected one of them, as a run resumes from its "
@@ -560,7 +602,9 @@ def train(
             should_stop=should_stop,
             is_shown=is_shown,
         )
-        return loop if records is None else _saved(loop, records, config, stack.pop_all())
+        if records is not None:
+            loop = _saved(loop, records, config, stack.pop_all())
+        return close_at_exit(loop)
 
 
 def _saved(
@@ -568,7 +612,7 @@ def _saved(
     records: RunRecords,
     config: TrainConfig,
     stack: contextlib.ExitStack,
-) -> Iterator[tuple[State, Row | None]]:
+) -> Generator[tuple[State, Row | None], None, None]:
     """Yield the loop's states and rows, each saved before.
 
     The last row is followed by the result, because the caller may leave the loop at once. A run
@@ -642,7 +686,7 @@ def _train_loop(
     save: Callable[[State], None],
     should_stop: Callable[[int], Any] | None,
     is_shown: bool,
-) -> Iterator[tuple[State, Row | None]]:
+) -> Generator[tuple[State, Row | None], None, None]:
     """Take the steps of a run, and yield its states and rows.
 
     Args:
@@ -711,8 +755,9 @@ def _steps_function(
 ) -> Callable[[State, State, bool, Callable[[], bool]], tuple[State, _End]]:
     """Return a function that takes steps until a row is due, or the run is stopped.
 
-    Its arguments are the state on the devices, the same on the host, whether divergence makes a row
-    due at once, and a function that checks if Ctrl-C has come.
+    Its arguments are the state on the devices, which it donates, the same on the host, whether
+    divergence makes a row due at once, and a function that checks if Ctrl-C has come. Divergence
+    does so once in a run. Later rows of one that continues come when they are due.
     """
     config, strategy = pieces.config, pieces.strategy
     batches = paired(train) if needs_partner(pieces.augment) else train

@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 import optax
@@ -15,7 +16,7 @@ from data_fakes import bare_machine, fake, flip, register, write_archives, write
 from scripts import train_config
 
 import jaxcnn as jc
-from jaxcnn import interpret, plots, runs
+from jaxcnn import interpret, losses, plots, runs
 from jaxcnn.checkpoint import CheckpointError, Checkpoints
 from jaxcnn.config import ArgumentError, ExperimentConfig
 from jaxcnn.data import (
@@ -29,6 +30,7 @@ from jaxcnn.data import (
     subset,
     verify_dataset,
 )
+from jaxcnn.models import calling
 from jaxcnn.runs.sweeps import _check_run_name
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -193,6 +195,49 @@ def other_config(room):
 def config(room, text):
     (room.path / "config.json").write_text(text)
     return ExperimentConfig.load(room.path)
+
+
+def folder_of_a_run(room):
+    folder = finished_run(room)
+    (folder / "checkpoints").mkdir()
+    return Checkpoints(folder)
+
+
+def finished_run(room):
+    folder = room.path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text(CONFIG.to_json())
+    (folder / "result.json").write_text('{"status": "finished"}')
+    return folder
+
+
+COLUMN = LABELS[:, None] / 3
+SEVERAL = jc.dataset(
+    (IMAGES, np.ones((40, 4))), (IMAGES, np.ones((40, 4))), num_classes=4, name="mine"
+)
+
+
+def one_step(room, *, state=None, tx=optax.identity(), **changes):  # noqa: B008
+    """Trace a step, whose arguments are those of a valid one but for the changes."""
+    arguments = {"split": GOOD.train, "index": np.arange(8)} | changes
+    step = jc.make_train_step(room.model, tx)
+    return jax.eval_shape(step, room.state if state is None else state, **arguments)
+
+
+class FixedBatch(nn.Module):
+    """A model that keeps no axis of images."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)(x.reshape((8, -1)))
+
+
+def fixed_batch(room):
+    params = {"Dense_0": {"kernel": np.ones((30, 4), np.float32), "bias": np.ones(4, np.float32)}}
+    image = jax.ShapeDtypeStruct((8, *IMAGES.shape[1:]), np.float32)
+    return jax.eval_shape(
+        lambda x: calling.call(FixedBatch(), {"params": params}, x, train=False), image
+    )
 
 
 UINT8, INT32 = "expected uint8 [n, h, w, c]", "expected int32"
@@ -507,6 +552,48 @@ TABLE: list[tuple[str, Any, type, str, str]] = [
      ArgumentError, "learning_rate (0.5 there, 0.1 here)", "write another run_dir (--out)"),
     ("a folder without runs", lambda r: runs.finished_runs(r.path),
      ArgumentError, "holds no finished run", "Write another one (--out)"),
+    ("a run's folder in place of its checkpoints", folder_of_a_run,
+     CheckpointError, "is the folder of a run", "/checkpoints')"),
+    ("a run in place of a study", lambda r: runs.finished_runs(finished_run(r)),
+     ArgumentError, "is the folder of one run", "jaxcnn.read_metrics"),
+    ("no folder", lambda r: next(jc.train(r.model, optax.sgd(0.1), GOOD, CONFIG.train, run_dir="")),
+     ArgumentError, "run_dir is ''", "Write run_dir='runs/a'"),
+    # arguments of one function that another has not
+    ("a transformation in place of its config", lambda r: jc.lr_finder(r.model, of(optax.sgd(0.1)), GOOD, CONFIG.train),
+     ArgumentError, "optimizer is a GradientTransformation", "expected an OptimizerConfig"),
+    ("constants that are numbers", lambda r: jc.evaluate(r.model, {"params": r.state.params}, TEST, normalizer=of(((0.5,), (0.5,)))),
+     ArgumentError, "normalizer is ((0.5,), (0.5,))", "Write normalizer=data"),
+    ("params without their name", lambda r: jc.with_variables(r.state, r.state.params),
+     ArgumentError, "variables have no params, but", "{'params': params, ...}"),
+    ("a strategy by its name", lambda r: jc.evaluate(r.model, r.state, TEST, strategy=of("pmap")),
+     ArgumentError, "strategy is 'pmap'", "jaxcnn.strategy('pmap')"),
+    ("a state to resume from", lambda r: next(jc.train(r.model, optax.sgd(0.1), GOOD, CONFIG.train, resume=of(r.state))),
+     ArgumentError, "resume is", "resume=lambda initial: state"),
+    ("a field with its section", lambda r: jc.override(CONFIG, **{"train.seed": 3}),
+     ArgumentError, "field is 'train.seed'", "override(config, seed=...)"),
+    ("images that are not normalized", lambda r: jax.eval_shape(jc.loss_fn(r.model), r.state.params, {}, IMAGES, LABELS),
+     ArgumentError, "inputs are an array uint8", "jaxcnn.augment.normalize(images, state.normalizer)"),
+    ("classes in place of several labels", lambda r: losses.BinaryCrossEntropy()(np.zeros((4, 1), np.float32), losses.Batch(IMAGES[:4], LABELS[:4])),
+     ArgumentError, "labels are a class of each image", "labels.astype('float32')[:, None]"),
+    ("targets of a regression for a loss of classes", lambda r: fit(jc.dataset((IMAGES, COLUMN), (IMAGES, COLUMN), name="mine"), loss="squared"),
+     DataError, "row 0 has no shares of the classes", "write loss=lambda outputs, batch:"),
+    ("several labels for a loss of one", lambda r: fit(SEVERAL, loss="squared"),
+     DataError, "row 0 has no shares of the classes", "write loss='binary-cross-entropy'"),
+    # a step
+    ("images in place of a split", lambda r: one_step(r, split=IMAGES),
+     ArgumentError, "split is an array uint8", "step(state, data.train, index)"),
+    ("params in place of a state", lambda r: one_step(r, state=r.state.params),
+     ArgumentError, "state is of type dict", "init_state(model, tx, config, data)"),
+    ("an index of batches", lambda r: one_step(r, index=np.arange(8).reshape(2, 4)),
+     ArgumentError, "index is an array int", "expected the numbers of the batch's examples, int32 [b]"),
+    ("an index of fractions", lambda r: one_step(r, index=np.arange(8.0)),
+     ArgumentError, "index is an array float", "jnp.arange(32)"),
+    ("examples without their numbers", lambda r: one_step(r, split=None, index=TEST.take(slice(8))),
+     ArgumentError, "index is of type Split", "and the pair of it and its examples"),
+    ("the state of another optimizer", lambda r: one_step(r, tx=optax.adam(0.1)),
+     ArgumentError, "as the state's opt_state is of another optimizer", "Write init_state(model, tx, config, data)"),
+    ("a model of one size of batches", lambda r: fixed_batch(r),
+     ArgumentError, "FixedBatch has parameters whose shapes depend on the number of images", "x.reshape((len(x), -1))"),
     # names of runs, which become folders
     *(
         (f"a run called {name[:12]!r}", lambda r, name=name: _check_run_name(name),

@@ -124,9 +124,11 @@ MAPS = {
     "shard_map, unchecked": lambda step, mesh, kinds: jax.shard_map(
         step, mesh=mesh, **kinds, check_vma=False
     ),
-    "vmap": lambda step, mesh, kinds: lambda state, split, index: jax.tree.map(
-        lambda leaf: leaf[0],
-        jax.vmap(step, (None, None, 0), axis_name="d")(state, split, index.reshape(2, -1)),
+    "vmap": lambda step, mesh, kinds: (
+        lambda state, split, index: jax.tree.map(
+            lambda leaf: leaf[0],
+            jax.vmap(step, (None, None, 0), axis_name="d")(state, split, index.reshape(2, -1)),
+        )
     ),
 }
 """What a step with an axis name is mapped with: functions of the step, the mesh and the specs."""

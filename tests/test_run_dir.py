@@ -1,6 +1,9 @@
 """`train(run_dir=...)`: records, checkpoints and resuming of a loop of the user's own."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -234,3 +237,32 @@ def test_options_are_found_too():
     assert jc.create_model(name, 10, **options) == model
     assert options == {"width": 8, "dtype": "bfloat16"}
     assert model_call(__import__("flax.linen").linen.Dense(3)) is None
+
+
+UNFINISHED = """
+import sys
+import optax
+import jaxcnn as jc
+
+data, config = jc.load_dataset("digits"), jc.TrainConfig(num_steps=3, eval_every=1)
+runs = [
+    jc.train(jc.create_model("mlp", 10), optax.sgd(0.1), data, config, run_dir=run_dir)
+    for run_dir in (sys.argv[1], None)
+]
+print([next(run)[1]["step"] for run in runs])
+"""
+
+
+@pytest.mark.slow
+def test_a_script_may_end_in_the_middle_of_a_run(tmp_path, quick_environment):
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", UNFINISHED, str(tmp_path / "run")],
+        env={**os.environ, **quick_environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("[1, 1]\n", "", 0)
+    assert [row["step"] for row in jc.read_metrics(tmp_path / "run")] == [1]
+    with jc.Checkpoints(tmp_path / "run/checkpoints") as saved:
+        assert saved.steps() == [1]

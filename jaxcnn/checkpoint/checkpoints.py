@@ -105,6 +105,11 @@ class Checkpoints:
                 "Use timeout=60"
             )
         self.folder = check_writable_path(folder).absolute()
+        if (self.folder / "config.json").is_file() and (self.folder / "checkpoints").is_dir():
+            raise CheckpointError(
+                f"{self.folder} is the folder of a run; expected that of its checkpoints. Write "
+                f"Checkpoints({str(Path(folder, 'checkpoints'))!r})"
+            )
         self._lock = lock_folder(self.folder, timeout)
         self._orbax: Any = None
         try:

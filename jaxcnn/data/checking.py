@@ -384,10 +384,13 @@ def _check_shares(
     # The comparison is false for NaN.
     valid = (labels >= 0).all(1) & (np.abs(labels.sum(1) - 1) < 1e-3)
     if not valid.all():
+        # Numbers between 0 and 1 are rather targets of a regression than labels.
+        are_labels = np.isin(labels, (0, 1)).all()
+        own = "lambda outputs, batch: (jnp.square(outputs - batch.labels).mean(-1), {})"
+        fix = "'binary-cross-entropy' for several labels of an image" if are_labels else own
         raise DataError(
             f"{name} are float32 {labels.shape}, but row {int(valid.argmin())} has no shares of "
-            "the classes; expected numbers from 0 with a sum of 1: write "
-            "loss='binary-cross-entropy' for several labels of an image, or a loss of your own"
+            f"the classes; expected numbers from 0 with a sum of 1: write loss={fix}"
         )
 
 

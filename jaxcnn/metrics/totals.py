@@ -47,9 +47,9 @@ class Metrics(NamedTuple):
             ArgumentError: the loss counts no errors. So does `error_percent`.
         """
         if "error" not in self.sums:
-            names = ", ".join(self.sums) or "no metrics"
+            names = f", but {', '.join(self.sums)}" if self.sums else ""
             raise ArgumentError(
-                f"the loss counts no errors, but {names}; expected a metric 'error'. "
+                f"the loss counts no errors{names}; expected a metric 'error'. "
                 "Use mean_loss or means()."
             )
         return self.sums["error"]

@@ -17,7 +17,7 @@ import numpy as np
 from flax import errors
 from jax.extend.core import Var
 
-from jaxcnn._util import hashable, to_one_line
+from jaxcnn._util import hashable, leaf_shapes, to_one_line
 from jaxcnn.config import ArgumentError, format_value
 from jaxcnn.data import Split
 from jaxcnn.losses import (
@@ -256,7 +256,14 @@ def call(
         errors.ScopeParamShapeError,
         errors.ScopeCollectionNotFound,
     ) as error:
-        raise foreign_variables_error(model, to_one_line(str(error).split("(https")[0])) from error
+        reason = to_one_line(str(error).split("(https")[0])
+        if _depends_on_batch(model, inputs):
+            raise ArgumentError(
+                f"{type(model).__name__} has parameters whose shapes depend on the number of images"
+                f" ({reason}); expected the same for any number. Write x.reshape((len(x), -1)) in "
+                "place of a fixed one."
+            ) from error
+        raise foreign_variables_error(model, reason) from error
     except (TypeError, AttributeError) as error:
         # An array where Flax looks for a module's variables raises these.
         if not (name := _first_mismatch(model, variables, inputs)):
@@ -294,6 +301,16 @@ def foreign_variables_error(model: nn.Module, reason: str) -> ArgumentError:
         "those that it was trained with. Build the model as it was, with the same options and "
         "size of images."
     )
+
+
+def _depends_on_batch(model: nn.Module, inputs: Any) -> bool:
+    """Check if the variables' shapes depend on the number of images."""
+    # The result only selects an error message, so that no failure here may replace the error.
+    with contextlib.suppress(Exception):
+        images = [jax.ShapeDtypeStruct((n, *inputs.shape[1:]), "float32") for n in (1, len(inputs))]
+        one, many = (leaf_shapes(variable_shapes(model, each)) for each in images)
+        return one != many
+    return False
 
 
 def _first_mismatch(model: nn.Module, variables: Mapping[str, Any], inputs: Any) -> str:

@@ -110,8 +110,8 @@ def _average(moments, device_groups):
         return jax.lax.pmean(moments, axis_name, axis_index_groups=spans)
     except NotImplementedError:
         raise ArgumentError(
-            f"groups of BN span {len(groups[0])} devices each, but not all, which jax.shard_map has "
-            "only without its check; expected bn_group=0 or at most a device's share. "
+            f"groups of BN span {len(groups[0])} devices each, but not all, which jax.shard_map "
+            "has only without its check; expected bn_group=0 or at most a device's share. "
             "Write jax.shard_map(..., check_vma=False)."
         ) from None
 

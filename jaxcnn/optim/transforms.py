@@ -188,8 +188,18 @@ def update_optimizer(
     Raises:
       ArgumentError: while tracing, if `tx.update` fails, or its updates do not fit the parameters.
     """
-    with _optimizer_errors("update"):
-        updates, new_state = tx.update(grads, opt_state, params, **extra_args)
+    try:
+        with _optimizer_errors("update"):
+            updates, new_state = tx.update(grads, opt_state, params, **extra_args)
+    except ArgumentError as error:
+        cause = error.__cause__
+        if cause is None or not _is_of_another(tx, opt_state, params):
+            raise
+        raise ArgumentError(
+            f"tx.update fails with {type(cause).__name__}: {to_one_line(cause, 200)}, as the "
+            "state's opt_state is of another optimizer; expected what tx.init returns. Write "
+            "init_state(model, tx, config, data) with the optimizer of the step."
+        ) from cause
     # Updates of another shape would be broadcast, as those that are averaged over examples are.
     if misfit := _first_misfit(updates, params):
         name, actual, expected = misfit
@@ -198,6 +208,15 @@ def update_optimizer(
             f"{expected}; expected the same. Use a transformation of the batch's mean gradient."
         )
     return updates, new_state
+
+
+def _is_of_another(tx: optax.GradientTransformationExtraArgs, opt_state: Any, params: Any) -> bool:
+    """Check if a state is none that `tx.init` returns."""
+    # The result only selects an error message. `train` has an `init` that cannot be called.
+    with contextlib.suppress(Exception):
+        expected = jax.eval_shape(tx.init, params)
+        return jax.tree.structure(expected) != jax.tree.structure(opt_state)
+    return False
 
 
 def check_update(

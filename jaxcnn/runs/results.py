@@ -61,6 +61,11 @@ def finished_runs(out: str | Path) -> list[Run]:
         result = read_json(folder / "result.json")
         run = Run(ExperimentConfig.load(folder), result, read_metrics(folder), folder.name)
         runs[folder.name] = _check_run(folder, run)
+    if not runs and (out / "result.json").is_file():
+        raise ArgumentError(
+            f"{to_one_line(out)} is the folder of one run; expected the folder that it is in. "
+            f"Write {to_one_line(out.parent)}, or read the run with jaxcnn.read_metrics"
+        )
     if not runs:
         raise ArgumentError(
             f"{to_one_line(out)} holds no finished run; expected a study's folder. Write another "
