@@ -615,9 +615,11 @@ def _saved(
 ) -> Generator[tuple[State, Row | None], None, None]:
     """Yield the loop's states and rows, each saved before.
 
-    The last row is followed by the result, because the caller may leave the loop at once. A run
-    that has diverged has no state after it, so that it is trained again, and its result replaced:
-    on another machine it may not diverge.
+    - Without a row, the run was stopped or is finished already: its state is saved.
+    - A row that is due is recorded with its state. One of an interrupt before it is not.
+    - The last row is followed by the result, because the caller may leave the loop at once.
+    - So is a row of divergence, which is recorded without its state. The run is thereby trained
+      again by a later call, and its result replaced: on another machine it may not diverge.
     """
     is_finished = records.result is not None and records.result["status"] == "finished"
     with stack:

@@ -197,7 +197,8 @@ def check_model(
         not average.
     """
     loss = as_loss(loss)
-    # The model may read the constants, and the state may be one of shapes.
+    # The model may read the constants. They are computed again, because the state of
+    # `check_pieces` has shapes only.
     if hasattr(model, "check_normalizer"):
         check_normalizer(model, normalizer_of(config, data))
     is_classifier, num_classes = has_class_labels(loss), data.num_classes
@@ -209,6 +210,7 @@ def check_model(
         )
     if config.recompute_batch_stats:
         check_norms(model, state, (config.batch_size, *data.train.images.shape[1:]))
+    # A network of the library has an output for each class, and no statistics but those of BN.
     if has_known_outputs(model, data, loss):
         return
     variables = {"params": state.params, **state.model_state}

@@ -42,6 +42,16 @@ class Residual(nn.Module):
         return nn.Dense(10)(x.mean((1, 2)))
 
 
+class Own(nn.Module):
+    """A user's network of Flax's layers, which know of no axis."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x))
+        x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        return nn.Dense(10)(x.reshape((len(x), -1)))
+
+
 RESNET8: Any = partial(jc.create_model, "resnet8", 10, width=4)
 
 
@@ -137,30 +147,32 @@ MAPS = {
 @pytest.mark.quick_compilation
 @pytest.mark.parametrize("kind", MAPS)
 @pytest.mark.parametrize(
-    ("optimizer", "group", "freeze"),
+    ("optimizer", "model", "freeze"),
     [
-        ("sgd", 0, ()),
-        ("sgd", 8, ("Conv_0", "BatchNorm_0")),
+        ("sgd", Residual(), ()),
+        ("sgd", Own(), ()),
+        ("sgd", Residual(8), ("Conv_0", "BatchNorm_0")),
         # It asks for a gradient at a second point.
-        ("sam", 0, ()),
+        ("sam", Residual(), ()),
         # It differentiates the loss itself, in a loop whose end all devices must agree on.
-        pytest.param("lbfgs", 0, (), marks=pytest.mark.slow),
+        pytest.param("lbfgs", Residual(), (), marks=pytest.mark.slow),
     ],
+    ids=["sgd", "own layers", "groups and frozen stages", "sam", "lbfgs"],
 )
-def test_a_step_is_that_of_one_device_under_each_map(kind, optimizer, group, freeze):
+def test_a_step_is_that_of_one_device_under_each_map(kind, optimizer, model, freeze):
     """`jax.shard_map` adds up gradients of replicated parameters over devices by itself."""
     data, config = jc.load_dataset("digits"), jc.override(CONFIG.train, freeze=freeze)
     tx: Any = optax.lbfgs() if optimizer == "lbfgs" else None
     tx = tx or jc.create_optimizer(jc.OptimizerConfig(optimizer, learning_rate=0.1))
-    model = Residual(group)
     state = init_state(model, tx, config, data)
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("d",))
-    step = make_train_step(model, tx, freeze=freeze, axis_name="d")
+    make_step = partial(make_train_step, model, tx, freeze=freeze, augment=config.augment)
+    step = make_step(axis_name="d")
     kinds = {"in_specs": (PartitionSpec(), PartitionSpec(), PartitionSpec("d"))}
     mapped = MAPS[kind](step, mesh, kinds | {"out_specs": PartitionSpec()})
     alone, shared = (
         jax.jit(function)(state, data.train, np.arange(32, dtype=np.int32))
-        for function in (make_train_step(model, tx, freeze=freeze), mapped)
+        for function in (make_step(), mapped)
     )
     assert largest_difference(shared.params, alone.params) < 1e-6
     assert largest_difference(shared.model_state, alone.model_state) < 1e-6
