@@ -377,7 +377,10 @@ def init_state(
     sums = metrics.zeros(dtypes)
     state = State(jnp.int32(0), params, variables, opt_state, key, normalizer, sums)
     _check_raw_keys("model's variables", (params, variables), "Write jax.random.PRNGKey(0).")
-    correction = "Use jaxcnn.optim.transforms.add_noise(0.01, 0.55, jax.random.PRNGKey(0)), say."
+    correction = (
+        "Keep jax.random.key_data(key) in it. In place of optax.add_noise, write "
+        "jaxcnn.optim.transforms.add_noise(0.01, 0.55, jax.random.PRNGKey(0))."
+    )
     _check_raw_keys("optimizer's state", opt_state, correction)
     # With JAX_ENABLE_X64, optax's constants are wider than the parameters.
     if all(leaf.dtype != np.float64 for leaf in jax.tree.leaves(params)):
