@@ -192,7 +192,7 @@ REFUSED = {
     ),
     "noise with a typed key": (
         optax.noisy_sgd(0.1, key=0),
-        r"typed random key; .* Use jaxcnn\.optim\.transforms\.add_noise\(",
+        r"typed random key; .* write jaxcnn\.optim\.transforms\.add_noise\(",
     ),
     "without its call": (optax.adam, r"tx is the function adam; .* Write adam\(1e-3\)"),
 }
